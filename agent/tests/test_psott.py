@@ -299,6 +299,7 @@ STREAMS = st.one_of(st.binary(max_size=2000), st.lists(LINES, max_size=60).map(b
 CUTS = st.lists(st.integers(0, 3000), max_size=20)
 
 
+@settings(deadline=None)
 @given(STREAMS, CUTS)
 def test_chunking_does_not_matter(data: bytes, cuts: list[int]) -> None:
     whole = decode(data)
@@ -312,6 +313,7 @@ def test_chunking_does_not_matter(data: bytes, cuts: list[int]) -> None:
             assert {name for names in event.groups.values() for name in names} <= set(event.fields)
 
 
+@settings(deadline=None)
 @given(STREAMS, st.sampled_from([b"\n", b"\r\n", b"\n\n", b"\r\n\r\n"]), CUTS)
 def test_after_garbage_the_next_package_is_whole(
     garbage: bytes, end: bytes, cuts: list[int]
