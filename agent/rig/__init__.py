@@ -1,0 +1,20 @@
+"""The rig: runs the agent against real parts, breaks them, and judges what arrived.
+
+Run with the folder `agent` as the working directory: `python -m rig.demo`.
+"""
+
+from __future__ import annotations
+
+import socket
+
+
+def reserve_port() -> socket.socket:
+    """A socket that holds a free TCP port of 127.0.0.1 and refuses connections to it.
+
+    A server that sets SO_REUSEADDR (waitress, the valve) can listen on the port while this one is
+    open, and nobody else is given it between two starts of that server.
+    """
+    holder = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    holder.bind(("127.0.0.1", 0))
+    return holder
