@@ -14,14 +14,15 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Self
 
 import psycopg2
 import psycopg2.extensions
 
-from rig.wait import free_port, wait_until
+from rig import reserve_port
+from rig.wait import wait_until
 
 _PREFIX = "unisat-rig-"
 _DEBIAN_POSTGRESQL = Path("/usr/lib/postgresql")
@@ -96,7 +97,9 @@ def _unprivileged(pdeathsig: str) -> list[str]:
 class Process:
     """One program as a child process with its output in a file."""
 
-    def __init__(self, command: list[str], log: Path) -> None:
+    def __init__(
+        self, command: list[str], log: Path, *, environment: Mapping[str, str] | None = None
+    ) -> None:
         self.log = log
         self._output: IO[bytes] = log.open("ab")
         self._process = subprocess.Popen(
@@ -105,6 +108,7 @@ class Process:
             stdout=self._output,
             stderr=subprocess.STDOUT,
             cwd=log.parent,
+            env={**os.environ, **(environment or {})},
         )
 
     @property
@@ -116,8 +120,12 @@ class Process:
         """Whether it has not ended."""
         return self._process.poll() is None
 
-    def end(self, number: signal.Signals, deadline_s: float = 30.0) -> None:
-        """Sends a signal and waits for the end; SIGKILL when the deadline has passed."""
+    def end(self, number: signal.Signals, deadline_s: float = 30.0) -> int:
+        """Sends a signal and waits for the end; SIGKILL when the deadline has passed.
+
+        Returns:
+            The exit code, negative for a signal.
+        """
         if self.running():
             self._process.send_signal(number)
         try:
@@ -126,6 +134,7 @@ class Process:
             self._process.kill()
             self._process.wait()
         self._output.close()
+        return self._process.returncode
 
     def tail(self) -> str:
         """The end of its output, for error messages."""
@@ -144,7 +153,8 @@ class Postgres:
         sweep()
         self._bin = postgresql_bin()
         self.directory = run_directory()
-        self.port = free_port()
+        self._holder = reserve_port()
+        self.port: int = self._holder.getsockname()[1]
         self._password = secrets.token_urlsafe(16)
         self._process: Process | None = None
         self._databases = 0
@@ -242,6 +252,7 @@ class Postgres:
     def close(self) -> None:
         """Stops it and removes all of it."""
         self.stop()
+        self._holder.close()
         shutil.rmtree(self.directory, ignore_errors=True)
 
     @property
@@ -310,7 +321,8 @@ class Memcached:
         sweep()
         self._program = program("memcached")
         self.directory = run_directory()
-        self.port = free_port()
+        self._holder = reserve_port()
+        self.port: int = self._holder.getsockname()[1]
         self._process: Process | None = None
 
     def __enter__(self) -> Self:
@@ -354,4 +366,5 @@ class Memcached:
     def close(self) -> None:
         """Stops it and removes its log."""
         self.stop()
+        self._holder.close()
         shutil.rmtree(self.directory, ignore_errors=True)

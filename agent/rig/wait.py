@@ -1,16 +1,12 @@
-"""Waiting for a condition, and ports to wait at: shared by the demo, the tests and the soak."""
+"""Waiting for a condition: shared by the tests, the soak and the bench."""
 
 from __future__ import annotations
 
-import random
-import socket
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
-
-_PORTS = range(20_000, 32_000)
 
 
 class WaitedTooLongError(AssertionError):
@@ -49,21 +45,3 @@ def wait_until(
             reason = why if isinstance(why, str) else why()
             raise WaitedTooLongError(f"after {deadline_s:g} s still waiting: {reason} ({last!r})")
         time.sleep(step_s)
-
-
-def free_port() -> int:
-    """A TCP port that is free on 127.0.0.1.
-
-    It lies below Linux's range for outgoing connections: a client that keeps trying a closed port
-    inside that range sooner or later gets the port itself as its source and connects to itself,
-    and a server that was stopped could find its port taken.
-    """
-    generator = random.SystemRandom()
-    while True:
-        port = generator.choice(_PORTS)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
