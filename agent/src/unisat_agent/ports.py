@@ -150,9 +150,9 @@ class Port(ABC):
             return self._receive() if ready else b""
         # pyserial raises SerialException, which is an OSError, or lets a bare one through.
         except OSError as error:
+            why = f" ({_why(error)})" if error.errno is not None else ""
             raise PortLostError(
-                f"{self.name} is gone ({_why(error)}): the device was unplugged or the other end "
-                f"hung up"
+                f"{self.name} is gone{why}: the device was unplugged or the other end hung up"
             ) from error
 
     @abstractmethod
@@ -379,7 +379,7 @@ def probe(
     *,
     confirm_s: float = CONFIRM_S,
     clock: Callable[[], float] = time.monotonic,
-    go_on: Callable[[], bool] = lambda: True,
+    go_on: Callable[[Heard], bool] = lambda heard: True,
 ) -> Heard:
     """Listens until the port has shown that it speaks PSoTT, or the time is over.
 
@@ -388,14 +388,14 @@ def probe(
         seconds: How long to wait for the first package.
         confirm_s: How long to wait for the second, counted from the first.
         clock: Seconds, monotonic.
-        go_on: Asked several times a second; False ends the listening.
+        go_on: Asked several times a second, with what was heard so far; False ends the listening.
 
     Raises:
         PortLostError: The port went away.
     """
     heard = Heard()
     deadline = clock() + seconds
-    while go_on() and not heard.speaks_psott and heard.size < MAX_PROBE_BYTES:
+    while go_on(heard) and not heard.speaks_psott and heard.size < MAX_PROBE_BYTES:
         left = deadline - clock()
         if left <= 0:
             break

@@ -15,12 +15,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from functools import partial
 from typing import Final, Protocol
 
 from unisat_agent import ports
 from unisat_agent.config import PortSettings
-from unisat_agent.ports import Port, PortError, PortLostError, PortMissingError
+from unisat_agent.ports import Heard, Port, PortError, PortLostError, PortMissingError
 from unisat_agent.psott import Decoder, Event, Package
 
 AUTO: Final = "auto"
@@ -102,9 +101,9 @@ class PortReader:
         self._status = PortStatus(settings.port)
         self._opened = False
         self._complaints: set[type[PortError]] = set()
-        # For "auto": where the device was last, and the ports that did not speak PSoTT.
+        # For "auto": where the device was last, and the ports of the last round of listening.
         self._found: str | None = None
-        self._tried: set[str] = set()
+        self._known: set[str] = set()
 
     def status(self) -> PortStatus:
         """The reader's state now; may be called from any thread."""
@@ -132,10 +131,7 @@ class PortReader:
         elif self._found is not None:
             try:
                 port = self._open(self._found)
-            except PortError as error:
-                # Present and refused: not the port to wait for while others are tried.
-                if not isinstance(error, PortMissingError):
-                    self._tried.add(self._found)
+            except PortError:
                 self._detect()
             else:
                 with port:
@@ -154,47 +150,44 @@ class PortReader:
             PortError: None of them did.
         """
         names = ports.find(self._settings.candidates)
-        self._tried &= set(names)
+        before, self._known = self._known, set(names)
         said: list[str] = []
-        for name in sorted(names, key=lambda name: name in self._tried):
+        for name in sorted(names, key=lambda name: name in before):
             self._set(State.DETECTING, f"listening for PSoTT on {name}")
             try:
                 port = ports.open_port(name, self._settings)
             except PortError as error:
                 said.append(str(error))
-                self._tried.add(name)
                 continue
             with port:
                 try:
-                    heard = ports.probe(port, clock=self._clock, go_on=partial(self._go_on, name))
+                    heard = ports.probe(port, clock=self._clock, go_on=self._go_on)
                 except PortLostError as error:
                     said.append(str(error))
-                    self._tried.add(name)
                     continue
                 if heard.speaks_psott:
                     self._found = name
-                    self._tried.clear()
                     self._count(heard.size)
                     self._accept(port, heard.events)
                     self._read(port, heard.decoder, proven=True)
                     return
-            if self._stop.is_set() or self._newcomers(name):
+            if self._stop.is_set() or self._newcomers():
                 return
             said.append(f"{name}: {heard}")
-            self._tried.add(name)
         if not names:
             raise PortMissingError(
                 "no serial port is there that matches `candidates`: plug the device in"
             )
         raise PortError(f"no port speaks PSoTT yet ({'; '.join(said)})")
 
-    def _go_on(self, current: str) -> bool:
+    def _go_on(self, heard: Heard) -> bool:
         self._beat()
-        return not self._stop.is_set() and not self._newcomers(current)
+        # A port that has sent a package is not left for a newcomer: the package would be lost.
+        return not self._stop.is_set() and (bool(heard.packages) or not self._newcomers())
 
-    def _newcomers(self, current: str) -> bool:
-        """Whether a port is there that was not listened to yet: it is the likelier one."""
-        return bool(set(ports.find(self._settings.candidates)) - self._tried - {current})
+    def _newcomers(self) -> bool:
+        """Whether a port was plugged in since the round began: it is the likelier one."""
+        return not self._known.issuperset(ports.find(self._settings.candidates))
 
     def _read(self, port: Port, decoder: Decoder, *, proven: bool) -> None:
         """Reads an open port until stop or until it is lost.

@@ -1,0 +1,7 @@
+"""`python -m unisat_agent` is `unisat-agent`."""
+
+import sys
+
+from unisat_agent.cli import main
+
+sys.exit(main())

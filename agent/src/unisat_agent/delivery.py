@@ -1,0 +1,547 @@
+"""Spool → one Kinto, exactly once, whatever the server answers (design: the answer table).
+
+A `Courier` is the work of one thread for one sink. One batch is in flight; `read_answer` says
+what an answer means, as a pure function; the courier does what the meaning asks for. A batch whose
+outcome is unknown is sent again as it was, with the same ids, until its outcome is known.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, StrEnum, auto
+from typing import Any
+
+from unisat_agent.clock import Clock
+from unisat_agent.kinto import Answer, KintoClient, TransportError, asked_wait_s
+from unisat_agent.notice import Notices
+from unisat_agent.record import Record, Row, same_package, same_time
+from unisat_agent.spool import Hold, Spool, Waiting
+
+BACKOFF_FIRST_S = 1.0
+BACKOFF_MAX_S = 60.0
+PROBE_AFTER_FAILURES = 5
+SUSPECT_AFTER_FAILURES = 3
+PAUSE_S = 300.0
+IDLE_S = 1.0
+# A wait is cut into slices, so that the thread shows that it is alive.
+SLICE_S = 5.0
+
+_log = logging.getLogger(__name__)
+
+
+class SinkState(StrEnum):
+    """What a sink is doing, for the operator."""
+
+    STARTING = "starting"
+    DELIVERING = "delivering"
+    BACKING_OFF = "backing_off"
+    PAUSED = "paused"
+
+
+class Fate(Enum):
+    """What an answer means for one record."""
+
+    TAKEN = auto()
+    EXISTS = auto()
+    REFUSED = auto()
+    MISSING = auto()
+    DENIED = auto()
+    LATER = auto()
+
+
+class Meaning(Enum):
+    """What an answer means for the whole batch."""
+
+    EACH = auto()
+    """Every record has its own fate."""
+    UNKNOWN = auto()
+    """Nothing is believed: the same batch again."""
+    BROKEN = auto()
+    """A server error: nothing is believed, and a record in the batch may be the cause."""
+    REFUSED = auto()
+    """400 for the whole: some record in it makes it so."""
+    TOO_LARGE = auto()
+    DENIED = auto()
+    LATER = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The meaning of an answer; `fates` and `bodies` go with the batch where it is EACH."""
+
+    meaning: Meaning
+    reason: str = ""
+    fates: tuple[Fate, ...] = ()
+    bodies: tuple[Any, ...] = ()
+    wait_s: float | None = None
+
+
+_FATES: Mapping[int, Fate] = {
+    200: Fate.TAKEN,
+    201: Fate.TAKEN,
+    400: Fate.REFUSED,
+    401: Fate.DENIED,
+    403: Fate.DENIED,
+    404: Fate.MISSING,
+    412: Fate.EXISTS,
+    413: Fate.REFUSED,
+    429: Fate.LATER,
+}
+
+
+def read_answer(answer: Answer, record_ids: Sequence[str]) -> Verdict:
+    """Says what the answer to a batch of PUTs means.
+
+    Args:
+        answer: The answer to `POST /batch`.
+        record_ids: The ids that the batch put, in its order.
+    """
+    wait_s = answer.wait_s()
+    match answer.status:
+        case 200:
+            return _read_items(answer, record_ids, wait_s)
+        case 400:
+            return Verdict(Meaning.REFUSED, answer.words())
+        case 413:
+            return Verdict(Meaning.TOO_LARGE, answer.words())
+        case 401 | 403:
+            return Verdict(Meaning.DENIED, answer.words())
+        case 429:
+            return Verdict(Meaning.LATER, answer.words(), wait_s=wait_s)
+        case status if status >= 500:
+            return Verdict(Meaning.BROKEN, answer.words(), wait_s=wait_s)
+        case 404:
+            return Verdict(Meaning.UNKNOWN, "404: there is no Kinto under this url", wait_s=wait_s)
+        case _:
+            return Verdict(Meaning.UNKNOWN, answer.words(), wait_s=wait_s)
+
+
+def _read_items(answer: Answer, record_ids: Sequence[str], wait_s: float | None) -> Verdict:
+    items = answer.body.get("responses") if isinstance(answer.body, dict) else None
+    if not isinstance(items, list) or len(items) != len(record_ids):
+        return Verdict(Meaning.UNKNOWN, "the answer does not match the batch", wait_s=wait_s)
+    fates: list[Fate] = []
+    bodies: list[Any] = []
+    for item, record_id in zip(items, record_ids, strict=True):
+        status = item.get("status") if isinstance(item, dict) else None
+        if not isinstance(status, int) or not str(item.get("path", "")).endswith(record_id):
+            return Verdict(Meaning.UNKNOWN, "the answer does not match the batch", wait_s=wait_s)
+        if status == 409:
+            # Kinto rolled the transaction back and went on: a 201 beside it may be a lie.
+            return Verdict(Meaning.UNKNOWN, "409: another writer was in the way", wait_s=wait_s)
+        if status not in _FATES:
+            return Verdict(Meaning.BROKEN, f"{status} for record {record_id}", wait_s=wait_s)
+        if _FATES[status] is Fate.LATER:
+            wait_s = max(wait_s or 0.0, asked_wait_s(_lower(item.get("headers"))) or 0.0)
+        fates.append(_FATES[status])
+        bodies.append(item.get("body"))
+    return Verdict(Meaning.EACH, "", tuple(fates), tuple(bodies), wait_s)
+
+
+def _lower(headers: object) -> dict[str, str]:
+    if not isinstance(headers, dict):
+        return {}
+    return {str(name).lower(): str(value) for name, value in headers.items()}
+
+
+@dataclass(slots=True)
+class Batch:
+    """Rows of one collection that go out together; `suspicion` counts its server errors."""
+
+    dev_id: str
+    waiting: list[Waiting]
+    suspicion: int = 0
+    suspect: bool = False
+
+    def halves(self) -> list[Batch]:
+        """The two parts, for a search of the record that is the cause."""
+        middle = len(self.waiting) // 2
+        return [
+            Batch(self.dev_id, part, suspect=True)
+            for part in (self.waiting[:middle], self.waiting[middle:])
+        ]
+
+
+@dataclass(slots=True)
+class Figures:
+    """What a courier has done since it started, for metrics and status."""
+
+    acked: int = 0
+    retries: int = 0
+    batches: int = 0
+    last_ack: float | None = None
+    """Monotonic seconds."""
+
+
+@dataclass(slots=True)
+class _Retry:
+    """Failures in a row, and when to try again (monotonic seconds)."""
+
+    failures: int = 0
+    not_before: float = 0.0
+    denied_until: dict[str, float] = field(default_factory=dict)
+
+
+class Courier:
+    """Delivers the spool's rows to one sink; `run` is the body of its thread.
+
+    Args:
+        spool: Where the rows are.
+        client: The sink.
+        clock: For the age of unsynced rows.
+        stop: Set when the agent is to end.
+        hold_s: How long a row whose time is not known yet may wait; 0 for not at all.
+        on_idle: Called by the thread when no row waits; the flag says that the sink was out of
+            reach since the last call.
+        rng: For the jitter of the back-off.
+    """
+
+    def __init__(
+        self,
+        spool: Spool,
+        client: KintoClient,
+        clock: Clock,
+        stop: threading.Event,
+        *,
+        hold_s: float = 0.0,
+        on_idle: Callable[[bool], None] | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.name = client.settings.name
+        self.figures = Figures()
+        self.notices = Notices(_log)
+        self.state = SinkState.STARTING
+        self._spool = spool
+        self._client = client
+        self._clock = clock
+        self._stop = stop
+        self._hold_ms = round(hold_s * 1000)
+        self._on_idle = on_idle
+        self._rng = rng or random.Random()  # noqa: S311 - jitter, not a secret
+        self._limit = client.settings.batch_max
+        self._again: list[Batch] = []
+        self._retry = _Retry()
+        self._turn = 0
+        # What happened before the agent started is not known either.
+        self._was_away = True
+
+    def run(self, beat: Callable[[], None]) -> None:
+        """Delivers until the agent ends; calls `beat` while it makes progress.
+
+        Raises:
+            SpoolError: The spool can't be used.
+        """
+        news = self._spool.news[self.name]
+        while not self._stop.is_set():
+            beat()
+            wait_s = self.step()
+            if wait_s <= 0:
+                continue
+            if self._backing_off():
+                self._stop.wait(min(wait_s, SLICE_S))
+            else:
+                news.wait(min(wait_s, SLICE_S))
+                news.clear()
+        self._client.close()
+
+    def step(self) -> float:
+        """Sends at most one batch.
+
+        Returns:
+            Seconds until there may be something to do; 0 to go on at once.
+        """
+        rest = self._retry.not_before - time.monotonic()
+        if rest > 0:
+            return rest
+        batch = self._next()
+        if batch is None:
+            self._spool.refresh()
+            if self._on_idle is not None and not self._backing_off():
+                away, self._was_away = self._was_away, False
+                self._on_idle(away)
+            return IDLE_S
+        if self._retry.failures >= PROBE_AFTER_FAILURES and not self._client.alive():
+            self._again.append(batch)
+            return self._fail("the heartbeat does not answer")
+        return self._deliver(batch)
+
+    def abort(self) -> None:
+        """Ends a request in flight; called by another thread when the agent ends."""
+        self._client.abort()
+
+    # Choosing
+
+    def _next(self) -> Batch | None:
+        if self._again:
+            return self._again.pop()
+        now = time.monotonic()
+        denied = self._retry.denied_until
+        devices = [
+            dev_id
+            for dev_id in self._spool.devices_waiting(self.name)
+            if denied.get(dev_id, 0.0) <= now
+        ]
+        hold = None
+        if self._hold_ms:
+            hold = Hold(self._clock.boot_id, self._clock.uptime_ms() - self._hold_ms)
+        for offset in range(len(devices)):
+            dev_id = devices[(self._turn + offset) % len(devices)]
+            waiting = self._spool.take(self.name, dev_id, self._limit, hold)
+            if waiting:
+                self._turn += offset + 1
+                return Batch(dev_id, waiting)
+        return None
+
+    # Sending
+
+    def _deliver(self, batch: Batch) -> float:
+        records = [waiting.row.record() for waiting in batch.waiting]
+        self.figures.batches += 1
+        try:
+            answer = self._client.request("POST", "/batch", self._requests(batch, records))
+        except TransportError as error:
+            self._again.append(batch)
+            return self._fail(str(error))
+        verdict = read_answer(answer, [record["id"] for record in records])
+        match verdict.meaning:
+            case Meaning.EACH:
+                return self._each(batch, records, verdict)
+            case Meaning.UNKNOWN:
+                self._again.append(batch)
+                return self._fail(verdict.reason, verdict.wait_s)
+            case Meaning.LATER:
+                self._again.append(batch)
+                return self._wait(verdict.wait_s)
+            case Meaning.BROKEN:
+                return self._broken(batch, verdict)
+            case Meaning.DENIED:
+                return self._pause_all(verdict.reason)
+            case Meaning.TOO_LARGE | Meaning.REFUSED:
+                self._split(batch, verdict.reason)
+                return 0.0
+
+    def _requests(self, batch: Batch, records: list[Record]) -> dict[str, Any]:
+        collection = f"{self._client.root}/buckets/{self._bucket}/collections/{batch.dev_id}"
+        return {
+            "defaults": {"method": "PUT"},
+            "requests": [
+                {
+                    "path": f"{collection}/records/{record['id']}",
+                    "body": {"data": record},
+                    # A record that is there is left alone, unless its time was corrected.
+                    "headers": {} if waiting.overwrite else {"If-None-Match": "*"},
+                }
+                for waiting, record in zip(batch.waiting, records, strict=True)
+            ],
+        }
+
+    # What an answer asks for
+
+    def _each(self, batch: Batch, records: list[Record], verdict: Verdict) -> float:
+        self._answered()
+        acked: list[Row] = []
+        missing = denied = later = False
+        for waiting, record, fate, body in zip(
+            batch.waiting, records, verdict.fates, verdict.bodies, strict=True
+        ):
+            match fate:
+                case Fate.TAKEN:
+                    acked.append(waiting.row)
+                case Fate.EXISTS:
+                    if not self._compare(batch.dev_id, waiting.row, record, body, acked):
+                        later = True
+                case Fate.REFUSED:
+                    self._bury(waiting.row, "refused", _words(body))
+                case Fate.MISSING:
+                    missing = True
+                case Fate.DENIED:
+                    denied = True
+                case Fate.LATER:
+                    later = True
+        if acked:
+            self._spool.settle(self.name, acked)
+            self.figures.acked += len(acked)
+            self.figures.last_ack = time.monotonic()
+            self.notices.over("all", f"{self.name}: the account is accepted")
+        # The rows that were not settled are still in the spool, and are taken again.
+        if denied:
+            reasons = [
+                _words(body)
+                for fate, body in zip(verdict.fates, verdict.bodies, strict=True)
+                if fate is Fate.DENIED
+            ]
+            if any(_code(body) == 401 for body in verdict.bodies):
+                return self._pause_all(reasons[0])
+            return self._pause(batch.dev_id, reasons[0])
+        if missing:
+            return self._create(batch.dev_id)
+        if later:
+            return self._wait(verdict.wait_s)
+        self.state = SinkState.PAUSED if self._denied_now() else SinkState.DELIVERING
+        # Kinto can ask for fewer requests while it answers well.
+        return self._wait(verdict.wait_s) if verdict.wait_s else 0.0
+
+    def _compare(self, dev_id: str, row: Row, record: Record, body: Any, acked: list[Row]) -> bool:
+        """412: the record is there already. Returns False where it could not be read."""
+        details = body.get("details") if isinstance(body, dict) else None
+        existing = details.get("existing") if isinstance(details, dict) else None
+        if not isinstance(existing, dict) or "devID" not in existing:
+            try:
+                answer = self._client.request(
+                    "GET",
+                    f"/buckets/{self._bucket}/collections/{dev_id}/records/{record['id']}",
+                )
+            except TransportError:
+                return False
+            if answer.status != 200 or not isinstance(answer.body, dict):
+                return False
+            existing = answer.body.get("data", {})
+        if not same_package(record, existing):
+            self._bury(row, "conflict", f"record {record['id']} exists with other content")
+            _log.error(
+                "%s: record %s of %s exists there with other content: it is kept as a dead "
+                "letter (unisat-agent dead list)",
+                self.name,
+                record["id"],
+                dev_id,
+            )
+        elif same_time(record, existing) or record["clock"] != "corrected":
+            # Theirs may be the corrected one of an earlier row.
+            acked.append(row)
+        else:
+            self._spool.mark_stale(self.name, row)
+        return True
+
+    def _broken(self, batch: Batch, verdict: Verdict) -> float:
+        """A 5xx: the server's trouble, unless its heartbeat is well and it is always this batch."""
+        if self._client.alive():
+            batch.suspicion += 1
+        single = len(batch.waiting) == 1
+        enough = 1 if batch.suspect and not single else SUSPECT_AFTER_FAILURES
+        if batch.suspicion >= enough:
+            self._split(batch, verdict.reason)
+            return self._wait(verdict.wait_s) if verdict.wait_s else 0.0
+        self._again.append(batch)
+        return self._fail(verdict.reason, verdict.wait_s)
+
+    def _split(self, batch: Batch, reason: str) -> None:
+        """Halves a batch that can't go as a whole; a single record becomes a dead letter."""
+        if len(batch.waiting) > 1:
+            self._limit = max(1, len(batch.waiting) // 2)
+            self._again.extend(reversed(batch.halves()))
+            return
+        self._bury(batch.waiting[0].row, "refused", reason)
+        self._limit = self._client.settings.batch_max
+
+    def _bury(self, row: Row, reason: str, detail: str) -> None:
+        self._spool.bury(self.name, row, reason, detail)
+        _log.warning(
+            "%s: record %s of %s was refused (%s): it is kept as a dead letter "
+            "(unisat-agent dead list)",
+            self.name,
+            row.record_id,
+            row.dev_id,
+            detail,
+        )
+
+    def _create(self, dev_id: str) -> float:
+        """404: the collection, or the whole bucket, is not there yet."""
+        try:
+            made = self._put_container(f"/buckets/{self._bucket}/collections/{dev_id}")
+            if made.status == 403:
+                # Kinto's answer also where the bucket is missing.
+                bucket = self._put_container(f"/buckets/{self._bucket}")
+                if bucket.status in {200, 201, 412}:
+                    made = self._put_container(f"/buckets/{self._bucket}/collections/{dev_id}")
+        except TransportError as error:
+            return self._fail(str(error))
+        if made.status in {200, 201, 412}:
+            _log.info("%s: collection %s is ready", self.name, dev_id)
+            return 0.0
+        if made.status in {401, 403}:
+            return self._pause(
+                dev_id,
+                f"{made.words()}: the collection {self._bucket}/{dev_id} is missing there and this "
+                f"account may not create it: the operator of the server must create it",
+            )
+        return self._fail(made.words(), made.wait_s())
+
+    def _put_container(self, path: str) -> Answer:
+        return self._client.request("PUT", path, {"data": {}}, {"If-None-Match": "*"})
+
+    # Waiting
+
+    def _answered(self) -> None:
+        """The sink is there and speaks Kinto."""
+        self.notices.over("away", f"{self.name}: is back")
+        if self._retry.failures:
+            self._was_away = True
+            self._retry.failures = 0
+
+    def _fail(self, reason: str, wait_s: float | None = None) -> float:
+        """Back-off: exponential with full jitter, or as long as the server asked for."""
+        self._retry.failures += 1
+        self.figures.retries += 1
+        self.state = SinkState.BACKING_OFF
+        self.notices.trouble("away", f"{self.name}: {reason}")
+        ceiling = min(BACKOFF_FIRST_S * 2 ** min(self._retry.failures - 1, 10), BACKOFF_MAX_S)
+        return self._wait(max(self._rng.uniform(0.0, ceiling), wait_s or 0.0))
+
+    def _wait(self, wait_s: float | None) -> float:
+        wait_s = BACKOFF_FIRST_S if wait_s is None else wait_s
+        self._retry.not_before = time.monotonic() + wait_s
+        return wait_s
+
+    def _pause(self, dev_id: str, reason: str) -> float:
+        """403 for one collection: its rows stay, the others go on."""
+        self._retry.denied_until[dev_id] = time.monotonic() + PAUSE_S
+        self.state = SinkState.PAUSED
+        self.notices.trouble(
+            dev_id, f"{self.name}: the account may not write {self._bucket}/{dev_id}: {reason}"
+        )
+        return 0.0
+
+    def _pause_all(self, reason: str) -> float:
+        """401, or 403 for everything: the sink rests, the rows stay."""
+        self.state = SinkState.PAUSED
+        self._was_away = True
+        self.notices.trouble(
+            "all",
+            f"{self.name}: {self._client.settings.url} refuses the account "
+            f"{self._client.settings.user}: {reason}: correct user or password",
+        )
+        return self._wait(PAUSE_S)
+
+    def _denied_now(self) -> bool:
+        """Whether some device is still refused; forgets those that are not."""
+        waiting = set(self._spool.devices_waiting(self.name))
+        for dev_id in list(self._retry.denied_until):
+            if dev_id not in waiting:
+                del self._retry.denied_until[dev_id]
+                self.notices.over(dev_id, f"{self.name}: {dev_id} is accepted")
+        return bool(self._retry.denied_until)
+
+    def _backing_off(self) -> bool:
+        return self._retry.not_before > time.monotonic()
+
+    @property
+    def _bucket(self) -> str:
+        return self._client.settings.bucket
+
+
+def _code(body: Any) -> int | None:
+    code = body.get("code") if isinstance(body, dict) else None
+    return code if isinstance(code, int) else None
+
+
+def _words(body: Any) -> str:
+    """The error of one item, in words."""
+    if isinstance(body, dict):
+        parts = (body.get("code"), body.get("message") or body.get("error"))
+        return " ".join(str(part) for part in parts if part)
+    return str(body)

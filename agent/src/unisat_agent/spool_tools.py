@@ -1,0 +1,303 @@
+"""What is done to a spool beside delivering: opening it when damaged, checking, exporting.
+
+All but `open_spool` work on the file of a running agent too: reading is safe beside it, and what
+`retry_dead` changes is noticed by the agent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import logging
+import sqlite3
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from unisat_agent.errors import SpoolCorruptError, SpoolError
+from unisat_agent.record import Row
+from unisat_agent.spool import (
+    ROW_COLUMNS,
+    SINKS,
+    RowState,
+    Spool,
+    connect,
+    make_row,
+    translated,
+)
+
+_log = logging.getLogger(__name__)
+_PROGRESS_ROWS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A record that a sink refused for good."""
+
+    row: Row
+    sink: str
+    reason: str
+    detail: str
+
+
+def open_spool(path: Path, sinks: Iterable[str], boot_id: str, max_bytes: int) -> Spool:
+    """Opens the spool; a damaged one is set aside, and what can be read of it taken over.
+
+    Raises:
+        SpoolBusyError: Another agent has it.
+        SpoolError: It can't be opened for another reason.
+    """
+    sinks = tuple(sinks)
+    if not _suspect_mark(path).exists():
+        try:
+            return Spool(path, sinks, boot_id, max_bytes)
+        except SpoolCorruptError as error:
+            _log.error("%s", error)
+    aside = _set_aside(path)
+    spool = Spool(path, sinks, boot_id, max_bytes)
+    _suspect_mark(path).unlink(missing_ok=True)
+    salvaged = spool.salvage(list(_readable(aside)))
+    _log.error(
+        "the damaged spool was set aside as %s; %d packages that were still to be delivered were "
+        "salvaged into a new one",
+        aside,
+        salvaged,
+    )
+    return spool
+
+
+def mark_suspect(path: Path) -> None:
+    """Leaves a mark that the spool is damaged, for the next `open_spool`."""
+    with contextlib.suppress(OSError):
+        _suspect_mark(path).touch()
+
+
+def set_aside(path: Path) -> list[Path]:
+    """The damaged spools that were set aside beside this one."""
+    return sorted(
+        found
+        for found in path.parent.glob(f"{path.name}.corrupt-*")
+        if not found.name.endswith(("-wal", "-shm"))
+    )
+
+
+def check(path: Path) -> list[str]:
+    """Looks whether the file is whole; changes nothing.
+
+    Returns:
+        What is wrong, one line each; empty for a whole spool.
+
+    Raises:
+        SpoolError: It can't be read at all.
+    """
+    with _reading(path) as db:
+        try:
+            lines = [str(line) for (line,) in db.execute("PRAGMA integrity_check(20)")]
+        except sqlite3.DatabaseError as error:
+            return [str(error)]
+        if lines != ["ok"]:
+            return lines
+        ((strays,),) = db.execute(
+            "SELECT COUNT(*) FROM package WHERE boot NOT IN (SELECT number FROM boot)"
+        ).fetchall()
+        return [f"{strays} rows belong to no known boot"] if strays else []
+
+
+def count(path: Path) -> dict[str, int]:
+    """How many rows the spool has in all, that wait per sink, that are dead or quarantined.
+
+    Raises:
+        SpoolError: It can't be read.
+    """
+    waiting = (RowState.PENDING, RowState.STALE)
+    questions = {
+        "packages": "SELECT COUNT(*) FROM package",
+        **{
+            f"waiting for {sink}": f"SELECT COUNT(*) FROM package WHERE {sink} IN "
+            f"({waiting[0]:d}, {waiting[1]:d})"
+            for sink in SINKS
+        },
+        "dead letters": "SELECT COUNT(*) FROM dead",
+        "quarantined lines": "SELECT COUNT(*) FROM quarantine",
+    }
+    with _reading(path) as db:
+        return {name: db.execute(question).fetchone()[0] for name, question in questions.items()}
+
+
+def rows(path: Path) -> Iterator[Row]:
+    """Every row of the spool, oldest first, as of one moment.
+
+    Raises:
+        SpoolError: It can't be read.
+    """
+    with _reading(path) as db:
+        db.execute("BEGIN")
+        epoch, boots = _names(db)
+        for columns in db.execute(f"SELECT {ROW_COLUMNS} FROM package ORDER BY seq"):
+            yield make_row(columns, boots, epoch)
+
+
+def export(path: Path, out: TextIO, form: str, progress: Callable[[int, int], None]) -> int:
+    """Writes every record to `out`, as JSON lines or as CSV with one column a field.
+
+    Args:
+        path: The spool.
+        out: Where to.
+        form: "jsonl" or "csv".
+        progress: Called with records written and records in all.
+
+    Raises:
+        SpoolError: It can't be read.
+    """
+    total = count(path)["packages"]
+    columns: dict[str, None] = {}
+    if form == "csv":
+        for row in rows(path):
+            columns |= dict.fromkeys(row.record())
+    writer = csv.DictWriter(out, list(columns), restval="")
+    if form == "csv":
+        writer.writeheader()
+    written = 0
+    for row in rows(path):
+        record = row.record()
+        if form == "csv":
+            writer.writerow(
+                {
+                    key: json.dumps(value) if isinstance(value, (dict, list)) else value
+                    for key, value in record.items()
+                }
+            )
+        else:
+            out.write(json.dumps(record, separators=(",", ":")) + "\n")
+        written += 1
+        if written % _PROGRESS_ROWS == 0:
+            progress(written, total)
+    progress(written, total)
+    return written
+
+
+def dead_letters(path: Path) -> list[DeadLetter]:
+    """The records that a sink refused, oldest first.
+
+    Raises:
+        SpoolError: It can't be read.
+    """
+    with _reading(path) as db:
+        epoch, boots = _names(db)
+        wanted = ", ".join(f"package.{name}" for name in ROW_COLUMNS.split(", "))
+        return [
+            DeadLetter(make_row(columns, boots, epoch), *columns[-3:])
+            for columns in db.execute(
+                f"SELECT {wanted}, dead.sink, dead.reason, dead.detail "
+                "FROM dead JOIN package USING (seq) ORDER BY package.seq"
+            )
+        ]
+
+
+def retry_dead(path: Path, ids: Iterable[uuid.UUID] | None = None) -> int:
+    """Lets dead letters be delivered again: those with these record ids, or all.
+
+    Returns:
+        How many there were.
+
+    Raises:
+        SpoolError: The spool can't be written.
+    """
+    wanted = None if ids is None else set(ids)
+    letters = [
+        letter for letter in dead_letters(path) if wanted is None or letter.row.record_id in wanted
+    ]
+    with translated(path), contextlib.closing(connect(path)) as db:
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute("BEGIN IMMEDIATE")
+        for letter in letters:
+            db.execute(
+                f"UPDATE package SET {letter.sink} = {RowState.PENDING:d} "
+                f"WHERE seq = ? AND {letter.sink} = {RowState.DEAD:d}",
+                (letter.row.seq,),
+            )
+            db.execute("DELETE FROM dead WHERE seq = ? AND sink = ?", (letter.row.seq, letter.sink))
+        # The rows wait again: whoever counts them begins from the start.
+        db.execute("DELETE FROM meta WHERE key = 'settled_below'")
+        db.execute("COMMIT")
+    return len(letters)
+
+
+def ask(path: Path, note: str, answer: str, deadline_s: float) -> str | None:
+    """Leaves a note in a running agent's spool and waits for its answer there.
+
+    Returns:
+        The answer, or None when none came in time.
+
+    Raises:
+        SpoolError: The spool can't be used.
+    """
+    token = uuid.uuid4().hex
+    with translated(path), contextlib.closing(connect(path)) as db:
+        db.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", (note, token))
+        end = time.monotonic() + deadline_s
+        while time.monotonic() < end:
+            found = db.execute("SELECT value FROM meta WHERE key = ?", (answer,)).fetchone()
+            if found is not None and str(found[0]).startswith(token):
+                return str(found[0]).removeprefix(token).strip()
+            time.sleep(0.2)
+    return None
+
+
+def _names(db: sqlite3.Connection) -> tuple[uuid.UUID, dict[int, str]]:
+    """The spool's epoch, and the boot ids by number."""
+    ((epoch,),) = db.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchall()
+    return uuid.UUID(epoch), dict(db.execute("SELECT number, boot_id FROM boot"))
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[sqlite3.Connection]:
+    if not path.exists():
+        raise SpoolError(f"{path}: there is no spool yet: has the agent run with this file?")
+    with translated(path), contextlib.closing(connect(path, read_only=True)) as db:
+        yield db
+
+
+def _suspect_mark(path: Path) -> Path:
+    return path.with_name(path.name + ".suspect")
+
+
+def _set_aside(path: Path) -> Path:
+    """Renames the spool and what SQLite keeps beside it; the name stays at its head."""
+    number = len(set_aside(path)) + 1
+    aside = path.with_name(f"{path.name}.corrupt-{number}")
+    while aside.exists():
+        number += 1
+        aside = path.with_name(f"{path.name}.corrupt-{number}")
+    for suffix in ("", "-wal", "-shm"):
+        part = path.with_name(path.name + suffix)
+        if part.exists():
+            part.rename(aside.with_name(aside.name + suffix))
+    return aside
+
+
+def _readable(path: Path) -> Iterator[tuple[Row, dict[str, RowState]]]:
+    """The rows of a damaged spool that some sink waits for, as far as they can be read."""
+    if not path.exists():
+        return
+    with contextlib.closing(connect(path)) as db:
+        try:
+            epoch, boots = _names(db)
+            ((low, high),) = db.execute("SELECT MIN(seq), MAX(seq) FROM package").fetchall()
+        except (sqlite3.Error, ValueError):
+            return
+        for seq in range(low or 0, (high or 0) + 1):
+            # One by one, so that a damaged page costs its own rows and no others.
+            with contextlib.suppress(sqlite3.Error, KeyError, ValueError, TypeError):
+                columns = db.execute(
+                    f"SELECT {ROW_COLUMNS}, local, hub FROM package WHERE seq = ?", (seq,)
+                ).fetchone()
+                if columns is None:
+                    continue
+                states = dict(zip(SINKS, map(RowState, columns[-2:]), strict=True))
+                if {RowState.PENDING, RowState.STALE} & set(states.values()):
+                    yield make_row(columns, boots, epoch), states
