@@ -268,7 +268,7 @@ class TestProbe:
     def test_go_on_ends_it(self, cable: Cable) -> None:
         answers = iter([True, True, False])
         with ports.open_port(cable.name, settings()) as port:
-            ports.probe(port, clock=lambda: 0.0, go_on=lambda: next(answers))
+            ports.probe(port, clock=lambda: 0.0, go_on=lambda heard: next(answers))
         assert next(answers, None) is None
 
     def test_unplugged(self, cable: Cable) -> None:

@@ -379,7 +379,7 @@ def probe(
     *,
     confirm_s: float = CONFIRM_S,
     clock: Callable[[], float] = time.monotonic,
-    go_on: Callable[[Heard], bool] = lambda heard: True,
+    go_on: Callable[[Heard], bool] = lambda _: True,
 ) -> Heard:
     """Listens until the port has shown that it speaks PSoTT, or the time is over.
 
