@@ -86,6 +86,7 @@ class Kinto:
         name: Names both files, and the instance in errors.
         storage_url: `postgresql://…`; None is the memory backend.
         memcached: `host:port` of the cache; needed with PostgreSQL.
+        port: Where to listen; 0 takes a free port.
         settings: More lines for the ini file, such as `{"kinto.batch_max_requests": "10"}`.
     """
 
@@ -96,13 +97,14 @@ class Kinto:
         *,
         storage_url: str | None = None,
         memcached: str | None = None,
+        port: int = 0,
         settings: Mapping[str, str] | None = None,
     ) -> None:
         self.name = name
         self.log = directory / f"{name}.log"
         self.admin_password = secrets.token_urlsafe(16)
         self._ini = directory / f"{name}.ini"
-        self._holder = reserve_port()
+        self._holder = reserve_port(port)
         self.port: int = self._holder.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}/v1"
         self._in_memory = storage_url is None

@@ -728,7 +728,9 @@ def run(
                 summary.expected += bool(frame.entry.expected)
         summary.packages += 1
         # After a stall the pace starts anew: no burst that nobody asked for.
-        due = max(due + frame.pause * step_s, time.monotonic() - step_s)
+        if time.monotonic() - due > step_s:
+            due = time.monotonic()
+        due += frame.pause * step_s
     with suppress(LineLostError):
         line.write(_CLOSING)
     if line.drained(10):
@@ -798,6 +800,12 @@ def _probability(text: str) -> float:
     return number
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(text)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `unisat-agent simulate`."""
     parser.description = (
@@ -817,7 +825,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--interval", type=_positive, default=3.0, help="seconds between packages of a device (3)"
     )
     parser.add_argument("--speed", type=_positive, default=1.0, help="so many times faster (1)")
-    parser.add_argument("--count", type=int, help="end after so many packages in all")
+    parser.add_argument("--count", type=_count, help="end after so many packages in all")
     parser.add_argument("--seed", default="1", help="the same seed sends the same bytes (1)")
     parser.add_argument(
         "--faults", type=_faults, default=(), help=f"some of {','.join(FAULTS)}, or all"
