@@ -35,10 +35,12 @@ class Spy:
 
     def __init__(self) -> None:
         self.events: list[Event] = []
+        self.ages: list[float] = []
         self.ports: list[str] = []
 
-    def accept(self, port: str, events: Sequence[Event]) -> None:
+    def accept(self, port: str, events: Sequence[Event], age_s: float) -> None:
         assert events
+        self.ages.append(age_s)
         self.events.extend(events)
         self.ports.append(port)
 
@@ -167,7 +169,7 @@ class TestReading:
 
     def test_an_error_of_the_intake_leaves_the_port_closed(self, cable: Cable) -> None:
         class Broken:
-            def accept(self, port: str, events: Sequence[Event]) -> None:
+            def accept(self, port: str, events: Sequence[Event], age_s: float) -> None:
                 raise RuntimeError
 
         cable.write(package(1))
@@ -329,6 +331,9 @@ class TestAuto:
             speaker.write(package(3)[18:])
             run.wait_for(0, 1, 2, 3)
             assert run.reader.status().device == speaker.device
+            # It is dated to when it came, not to when a second one showed that it is real.
+            assert run.spy.ages[0] > 0
+            assert run.spy.ages[-1] == 0
             # The others are free again.
             ports.open_port(garbage.name, PortSettings()).close()
         assert set(run.spy.ports) == {speaker.name}

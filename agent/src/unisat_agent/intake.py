@@ -75,14 +75,21 @@ class Intake:
         """Packages in memory that wait for room in the spool."""
         return len(self._waiting)
 
-    def accept(self, port: str, events: Sequence[Event]) -> None:
-        """Stamps and commits what a port decoded; never raises for a spool that is full."""
+    def accept(self, port: str, events: Sequence[Event], age_s: float = 0.0) -> None:
+        """Stamps and commits what a port decoded; never raises for a spool that is full.
+
+        Args:
+            port: The name of the port.
+            events: What was decoded, in order.
+            age_s: How many seconds ago it was received.
+        """
         if not events:
             return
+        age_ms = round(age_s * 1000)
         with self._mutex:
             stamp = Stamp(
-                received_ms=self._clock.wall_ms(),
-                uptime_ms=self._clock.uptime_ms(),
+                received_ms=self._clock.wall_ms() - age_ms,
+                uptime_ms=self._clock.uptime_ms() - age_ms,
                 boot_id=self._clock.boot_id,
                 clock=ClockState.SYNCED if self._clock.synchronised() else ClockState.UNSYNCED,
             )

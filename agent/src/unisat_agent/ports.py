@@ -343,13 +343,14 @@ class Heard:
 
     Attributes:
         packages: devID to the number of its packages.
-        events: All that was decoded, in order.
+        events: What was decoded, in order, each run with the moment that it came at (seconds, on
+            the clock of the probe).
         size: How many bytes came.
         decoder: Holds the package that is still coming in.
     """
 
     packages: Counter[str] = field(default_factory=Counter)
-    events: list[Event] = field(default_factory=list)
+    events: list[tuple[float, list[Event]]] = field(default_factory=list)
     size: int = 0
     decoder: Decoder = field(default_factory=Decoder)
 
@@ -365,11 +366,11 @@ class Heard:
             return "sends, but no PSoTT: another kind of device, or the wrong `baud`"
         return "silent"
 
-    def take(self, data: bytes) -> None:
-        """Decodes the next bytes."""
+    def take(self, data: bytes, now: float) -> None:
+        """Decodes the bytes that came now."""
         self.size += len(data)
         events = self.decoder.feed(data)
-        self.events += events
+        self.events.append((now, events))
         self.packages.update(event.dev_id for event in events if isinstance(event, Package))
 
 
@@ -400,7 +401,8 @@ def probe(
         if left <= 0:
             break
         known = bool(heard.packages)
-        heard.take(port.read(min(left, POLL_S)))
+        data = port.read(min(left, POLL_S))
+        heard.take(data, clock())
         if heard.packages and not known:
             deadline = max(deadline, clock() + confirm_s)
     return heard

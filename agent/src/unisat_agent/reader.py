@@ -35,8 +35,14 @@ _log = logging.getLogger(__name__)
 class Intake(Protocol):
     """Where events go: they are stamped and committed to the spool before accept() returns."""
 
-    def accept(self, port: str, events: Sequence[Event]) -> None:
-        """Takes events of the port in order; never raises for a full disk; thread-safe."""
+    def accept(self, port: str, events: Sequence[Event], age_s: float) -> None:
+        """Takes events of the port in order; never raises for a full disk; thread-safe.
+
+        Args:
+            port: The name of the port.
+            events: What was decoded.
+            age_s: How many seconds ago the last byte of them came.
+        """
 
 
 class State(Enum):
@@ -168,7 +174,9 @@ class PortReader:
                 if heard.speaks_psott:
                     self._found = name
                     self._count(heard.size)
-                    self._accept(port, heard.events)
+                    now = self._clock()
+                    for came_at, events in heard.events:
+                        self._accept(port, events, age_s=now - came_at)
                     self._read(port, heard.decoder, proven=True)
                     return
             if self._stop.is_set() or self._newcomers():
@@ -237,9 +245,9 @@ class PortReader:
         self._accept(port, events)
         return any(isinstance(event, Package) for event in events)
 
-    def _accept(self, port: Port, events: Sequence[Event]) -> None:
+    def _accept(self, port: Port, events: Sequence[Event], *, age_s: float = 0.0) -> None:
         if events:
-            self._intake.accept(port.name, events)
+            self._intake.accept(port.name, events, age_s)
 
     def _count(self, size: int) -> None:
         self._complaints.clear()
