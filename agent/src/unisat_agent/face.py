@@ -157,8 +157,9 @@ class _Figures(Collector):
         report = service.reconciling.last
         yield _gauges("seq_gaps", "Numbers of this spool that a sink has not: losses", "sink",
                       report.gaps if report else {})  # fmt: skip
+        ports = [reader.status() for reader in service.readers]
         yield _counter("reconnects", "Times that a port was opened again", "port",
-                       {s.name: s.reconnects for s in (r.status() for r in service.readers)})  # fmt: skip
+                       {port.name: port.reconnects for port in ports})  # fmt: skip
         yield _counter("thread_restarts", "Threads that failed and were started again", "thread",
                        {w.name: w.restarts for w in service.workers})  # fmt: skip
 

@@ -400,9 +400,11 @@ def probe(
         left = deadline - clock()
         if left <= 0:
             break
-        known = bool(heard.packages)
         data = port.read(min(left, POLL_S))
-        heard.take(data, clock())
+        if not data:
+            continue
+        now, known = clock(), bool(heard.packages)
+        heard.take(data, now)
         if heard.packages and not known:
-            deadline = max(deadline, clock() + confirm_s)
+            deadline = max(deadline, now + confirm_s)
     return heard

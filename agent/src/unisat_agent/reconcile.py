@@ -167,8 +167,10 @@ class Reconciler:
             if max(counts.values()) <= LIST_MAX:
                 self._even_out(part, report)
                 continue
-            for half in part.halves():
-                todo.append((half, {side: self._count(side, half) for side in self._clients}))
+            todo.extend(
+                (half, {side: self._count(side, half) for side in self._clients})
+                for half in part.halves()
+            )
         return totals
 
     def _even_out(self, part: _Range, report: Report) -> None:
