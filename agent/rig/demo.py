@@ -47,8 +47,10 @@ INTERVAL_S: Final = 1.25
 FAULTS: Final = "garbage,nan,missing,crlf"
 FLOW_S: Final = 11.0
 CUT_S: Final = 12.0
-# The agent may wait out a back-off before it finds the hub back.
+# The agent waits out a back-off before it finds the hub back, mostly a few seconds. The end of the
+# demo waits for the longest one.
 DRAIN_S: Final = 20.0
+END_S: Final = 45.0
 UNPLUGGED_S: Final = 3.0
 SETTLE_S: Final = 4.0
 _TICK_S: Final = 0.25
@@ -144,9 +146,10 @@ def only_demo(path: Path) -> Iterator[Callable[[Path, Sequence[int]], None]]:
             file.flush()
 
         note(path, [])
-        yield note
-        file.seek(0)
-        file.truncate()
+        try:
+            yield note
+        finally:
+            file.truncate(0)
 
 
 def _noted(text: str) -> dict[str, Any]:
@@ -229,8 +232,8 @@ class Scene:
             "",
             f"  satellite    {self.sent} packages sent by {' and '.join(DEV_IDS)}",
             f"  serial port  {ports or '-'}",
-            f"  agent        {status.get('health', '-')}, quarantine {self._spool('quarantined')}, "
-            f"spool {self._spool('records')} records",
+            f"  agent        {status.get('health', '-')}",
+            f"  quarantine   {self._spool('quarantined')} bad lines",
             "",
             "               acknowledged  pending  state",
             *(
@@ -426,7 +429,7 @@ class Demo:
         self._until(
             "the satellite falls silent: the last packages are delivered",
             lambda: satellite.process.poll() is not None and self._drained(),
-            DRAIN_S,
+            END_S,
         )
         deadline = time.monotonic() + SETTLE_S
         while not (verdict := self._judge()).good and time.monotonic() < deadline:

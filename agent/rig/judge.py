@@ -8,7 +8,7 @@ assert verdict.good, verdict.reason()
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,13 +110,14 @@ def judge(journal: Mapping[Key, Entry], local: Sequence[Record], hub: Sequence[R
         found.append(must & keys.keys())
         for record in records:
             mismatches += [f"{place}: {problem}" for problem in _problems(record, journal)]
-    mismatches += _differing_ids(local, hub)
+    lost = tuple(sorted(must - (found[0] & found[1])))
+    mismatches += _differences(local, hub, lost)
     return Verdict(
         sent=len(must),
         local=len(found[0]),
         hub=len(found[1]),
         duplicates=duplicates,
-        lost=tuple(sorted(must - (found[0] & found[1]))),
+        lost=lost,
         mismatches=tuple(mismatches),
     )
 
@@ -166,15 +167,20 @@ _OF_THE_PUBLISHER = frozenset(
 )  # fmt: skip
 
 
-def _differing_ids(local: Sequence[Record], hub: Sequence[Record]) -> list[str]:
-    """Packages that both have, under different record ids."""
-    there = {_key(record): record.get("id") for record in hub}
-    return [
-        f"{key[0]} {key[1]} has the id {record.get('id')} locally and {there[key]} on the hub"
-        for record in local
-        if (key := _key(record)) is not None
-        and there.get(key, record.get("id")) != record.get("id")
-    ]
+def _differences(
+    local: Sequence[Record], hub: Sequence[Record], lost: Collection[Key]
+) -> list[str]:
+    """Packages that the two hold under different record ids, or only one of them holds."""
+    here, there = ({_key(one): one.get("id") for one in records} for records in (local, hub))
+    problems = []
+    for key in sorted(key for key in here.keys() | there.keys() if key is not None):
+        label = f"{key[0]} {key[1]}"
+        if key in here and key in there:
+            if here[key] != there[key]:
+                problems.append(f"{label} has the id {here[key]} locally, {there[key]} on the hub")
+        elif key not in lost:
+            problems.append(f"{label} is only {'local' if key in here else 'on the hub'}")
+    return problems
 
 
 def _some(things: Iterable[str]) -> str:
