@@ -87,11 +87,13 @@ class Intake:
             return
         age_ms = round(age_s * 1000)
         with self._mutex:
+            # Asked before the time is read: a clock that is set right in between is right.
+            synchronised = self._clock.synchronised()
             stamp = Stamp(
                 received_ms=self._clock.wall_ms() - age_ms,
                 uptime_ms=self._clock.uptime_ms() - age_ms,
                 boot_id=self._clock.boot_id,
-                clock=ClockState.SYNCED if self._clock.synchronised() else ClockState.UNSYNCED,
+                clock=ClockState.SYNCED if synchronised else ClockState.UNSYNCED,
             )
             bad: list[Quarantined] = []
             for event in events:

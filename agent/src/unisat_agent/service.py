@@ -204,6 +204,8 @@ class Service:
 
     def _tick(self) -> None:
         self.intake.flush()
+        # Asked before the time is read: a clock that is set right in between is right.
+        synchronised = self.clock.synchronised()
         offset_ms = self.clock.wall_ms() - self.clock.uptime_ms()
         if self._offset_ms is not None and abs(offset_ms - self._offset_ms) > CLOCK_STEP_MS:
             self.clock_steps += 1
@@ -211,7 +213,7 @@ class Service:
                 "the wall clock was stepped by %+.1f s", (offset_ms - self._offset_ms) / 1000
             )
         self._offset_ms = offset_ms
-        if self.spool.unsynced and self.clock.synchronised():
+        if self.spool.unsynced and synchronised:
             with _spool_trouble(self.notices):
                 corrected = self.spool.correct(self.clock.boot_id, offset_ms)
                 _log.info("the clock is right now: the times of %d packages corrected", corrected)

@@ -395,7 +395,14 @@ class Spool:
         with self._mutex:
             free = min(self._first_seq, 0) - 1
             with self._transaction():
+                known = {
+                    bytes(rid)
+                    for (rid,) in self._db.execute("SELECT record_id FROM package WHERE seq < 0")
+                }
                 for row, states in rows:
+                    # An attempt before this one may have been cut off after its commit.
+                    if row.record_id.bytes in known:
+                        continue
                     self._insert(replace(row, seq=free), states, own=False)
                     free -= 1
                 self._lower_mark(free)

@@ -10,6 +10,7 @@ import contextlib
 import csv
 import json
 import logging
+import os
 import sqlite3
 import time
 import uuid
@@ -26,6 +27,7 @@ from unisat_agent.spool import (
     RowState,
     Spool,
     connect,
+    lock,
     make_row,
     translated,
 )
@@ -47,6 +49,9 @@ class DeadLetter:
 def open_spool(path: Path, sinks: Iterable[str], boot_id: str, max_bytes: int) -> Spool:
     """Opens the spool; a damaged one is set aside, and what can be read of it taken over.
 
+    It may be interrupted anywhere: a file keeps the name `….damaged-N` until its rows are safe in
+    the new spool, and is called `….corrupt-N` from then on.
+
     Raises:
         SpoolBusyError: Another agent has it.
         SpoolError: It can't be opened for another reason.
@@ -54,20 +59,12 @@ def open_spool(path: Path, sinks: Iterable[str], boot_id: str, max_bytes: int) -
     sinks = tuple(sinks)
     if not _suspect_mark(path).exists():
         try:
-            return Spool(path, sinks, boot_id, max_bytes)
+            return _with_salvaged(Spool(path, sinks, boot_id, max_bytes))
         except SpoolCorruptError as error:
             _log.error("%s", error)
-    aside = _set_aside(path)
-    spool = Spool(path, sinks, boot_id, max_bytes)
-    _suspect_mark(path).unlink(missing_ok=True)
-    salvaged = spool.salvage(list(_readable(aside)))
-    _log.error(
-        "the damaged spool was set aside as %s; %d packages that were still to be delivered were "
-        "salvaged into a new one",
-        aside,
-        salvaged,
-    )
-    return spool
+            mark_suspect(path)
+    _set_aside(path)
+    return _with_salvaged(Spool(path, sinks, boot_id, max_bytes))
 
 
 def mark_suspect(path: Path) -> None:
@@ -78,11 +75,7 @@ def mark_suspect(path: Path) -> None:
 
 def set_aside(path: Path) -> list[Path]:
     """The damaged spools that were set aside beside this one."""
-    return sorted(
-        found
-        for found in path.parent.glob(f"{path.name}.corrupt-*")
-        if not found.name.endswith(("-wal", "-shm"))
-    )
+    return _databases(path, "corrupt")
 
 
 def check(path: Path) -> list[str]:
@@ -266,18 +259,47 @@ def _suspect_mark(path: Path) -> Path:
     return path.with_name(path.name + ".suspect")
 
 
-def _set_aside(path: Path) -> Path:
+def _set_aside(path: Path) -> None:
     """Renames the spool and what SQLite keeps beside it; the name stays at its head."""
-    number = len(set_aside(path)) + 1
-    aside = path.with_name(f"{path.name}.corrupt-{number}")
-    while aside.exists():
-        number += 1
-        aside = path.with_name(f"{path.name}.corrupt-{number}")
-    for suffix in ("", "-wal", "-shm"):
-        part = path.with_name(path.name + suffix)
-        if part.exists():
-            part.rename(aside.with_name(aside.name + suffix))
-    return aside
+    descriptor = lock(path)
+    try:
+        number = len(set_aside(path)) + 1
+        while any(path.parent.glob(f"{path.name}.*-{number}")):
+            number += 1
+        # The log goes first: a new spool must never be opened with the log of the old one.
+        for suffix in ("-wal", "-shm", ""):
+            part = path.with_name(path.name + suffix)
+            if part.exists():
+                part.rename(path.with_name(f"{path.name}.damaged-{number}{suffix}"))
+        _suspect_mark(path).unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
+
+
+def _with_salvaged(spool: Spool) -> Spool:
+    """Takes over the rows of the spools that were set aside and not yet read."""
+    for damaged in _databases(spool.path, "damaged"):
+        salvaged = spool.salvage(list(_readable(damaged)))
+        aside = Path(str(damaged).replace(".damaged-", ".corrupt-"))
+        for suffix in ("-wal", "-shm", ""):
+            part = damaged.with_name(damaged.name + suffix)
+            if part.exists():
+                part.rename(aside.with_name(aside.name + suffix))
+        _log.error(
+            "the damaged spool was set aside as %s; %d packages that were still to be delivered "
+            "were salvaged into a new one",
+            aside,
+            salvaged,
+        )
+    return spool
+
+
+def _databases(path: Path, word: str) -> list[Path]:
+    return sorted(
+        found
+        for found in path.parent.glob(f"{path.name}.{word}-*")
+        if not found.name.endswith(("-wal", "-shm"))
+    )
 
 
 def _readable(path: Path) -> Iterator[tuple[Row, dict[str, RowState]]]:
