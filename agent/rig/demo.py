@@ -326,7 +326,8 @@ class Program:
         """Raises DemoError when the process has ended."""
         if (code := self.process.poll()) is not None:
             said = self.log.read_text(errors="replace").strip().splitlines()[-15:]
-            raise DemoError("\n".join([f"the {self.name} ended with exit code {code}:", *said]))
+            how = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
+            raise DemoError("\n".join([f"the {self.name} ended by itself with {how}:", *said]))
 
     def stop(self, timeout_s: float = 10.0) -> None:
         """Ends the process in order, or by force when it takes too long."""
