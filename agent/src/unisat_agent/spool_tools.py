@@ -309,9 +309,13 @@ def _readable(path: Path) -> Iterator[tuple[Row, dict[str, RowState]]]:
     with contextlib.closing(connect(path)) as db:
         try:
             epoch, boots = _names(db)
-            ((low, high),) = db.execute("SELECT MIN(seq), MAX(seq) FROM package").fetchall()
         except (sqlite3.Error, ValueError):
             return
+        # Two questions: asked together, SQLite would read every page, the damaged ones too.
+        low = _ask_number(db, "SELECT MIN(seq) FROM package", 1)
+        high = _ask_number(db, "SELECT MAX(seq) FROM package", None)
+        if high is None:
+            high = _ask_number(db, "SELECT MAX(seq) FROM sqlite_sequence", 0)
         for seq in range(low or 0, (high or 0) + 1):
             # One by one, so that a damaged page costs its own rows and no others.
             with contextlib.suppress(sqlite3.Error, KeyError, ValueError, TypeError):
@@ -323,3 +327,12 @@ def _readable(path: Path) -> Iterator[tuple[Row, dict[str, RowState]]]:
                 states = dict(zip(SINKS, map(RowState, columns[-2:]), strict=True))
                 if {RowState.PENDING, RowState.STALE} & set(states.values()):
                     yield make_row(columns, boots, epoch), states
+
+
+def _ask_number(db: sqlite3.Connection, question: str, otherwise: int | None) -> int | None:
+    """One number from a file that may be damaged."""
+    try:
+        ((number,),) = db.execute(question).fetchall()
+    except sqlite3.Error:
+        return otherwise
+    return otherwise if number is None else int(number)
