@@ -11,83 +11,39 @@ instead, counted anew when the spool is opened.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import sqlite3
 import threading
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
 from unisat_agent.clock import ClockState
-from unisat_agent.errors import (
-    SpoolBusyError,
-    SpoolCorruptError,
-    SpoolError,
-    SpoolFullError,
-)
+from unisat_agent.errors import SpoolCorruptError, SpoolError
+from unisat_agent.queues import Queues
 from unisat_agent.record import Record, Row, Stamp, record_id, row_of
+from unisat_agent.spool_file import (
+    DONE,
+    LOWEST_SEQ,
+    PAGE_BYTES,
+    ROW_COLUMNS,
+    SCHEMA,
+    SCHEMA_VERSION,
+    SINKS,
+    WAITING,
+    Reserve,
+    RowState,
+    connect,
+    lock,
+    make_row,
+    translated,
+)
 
-SINKS = ("local", "hub")
 QUARANTINE_ROWS = 10_000
-RESERVE_BYTES = 1024 * 1024
-# Small pages: a package touches the last leaf and sqlite_sequence, and nothing near them, so that
-# the write-ahead log grows by 2-3 kB a package and not by 8.
-PAGE_BYTES = 1024
 # The youngest rows are looked through for live records, so this bounds the cost of that look.
 LIVE_WINDOW_ROWS = 100
-BUSY_TIMEOUT_S = 10.0
-_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-
-_LOWEST_SEQ = -(2**62)
-_SCHEMA_VERSION = 1
-_SCHEMA = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE boot (number INTEGER PRIMARY KEY, boot_id TEXT NOT NULL UNIQUE,
-                   first_seq INTEGER NOT NULL);
-CREATE TABLE package (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT,
-    record_id BLOB NOT NULL,
-    dev_id TEXT NOT NULL,
-    received_ms INTEGER NOT NULL,
-    uptime_ms INTEGER NOT NULL,
-    boot INTEGER NOT NULL,
-    clock INTEGER NOT NULL,
-    revision INTEGER NOT NULL,
-    payload TEXT NOT NULL,
-    local INTEGER NOT NULL,
-    hub INTEGER NOT NULL,
-    epoch BLOB,          -- of an adopted record; NULL is this spool's own
-    record_seq INTEGER   -- of an adopted record; NULL is seq
-);
-CREATE TABLE dead (seq INTEGER NOT NULL, sink TEXT NOT NULL, reason TEXT NOT NULL,
-                   detail TEXT NOT NULL, PRIMARY KEY (seq, sink)) WITHOUT ROWID;
-CREATE TABLE quarantine (number INTEGER PRIMARY KEY, received_ms INTEGER NOT NULL,
-                         port TEXT NOT NULL, reason TEXT NOT NULL, raw BLOB NOT NULL);
-"""
-ROW_COLUMNS = (
-    "seq, record_id, dev_id, received_ms, uptime_ms, boot, clock, revision, payload, epoch, "
-    "record_seq"
-)
-
-
-class RowState(IntEnum):
-    """What a sink has of a row."""
-
-    PENDING = 0
-    ACKED = 1
-    DEAD = 2
-    STALE = 3
-    """Acknowledged with a time that was corrected since: to be written over."""
-    UNWANTED = 4
-    """There is no such sink in this station."""
-
-
-_WAITING = f"({RowState.PENDING:d}, {RowState.STALE:d})"
-_DONE = f"({RowState.ACKED:d}, {RowState.UNWANTED:d})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,14 +79,6 @@ class Hold:
         )
 
 
-@dataclass(slots=True)
-class _Queue:
-    """The rows of one device that one sink waits for: how many, and none below `low`."""
-
-    count: int
-    low: int
-
-
 class Spool:
     """The open spool of a running agent; safe to use from several threads.
 
@@ -152,8 +100,8 @@ class Spool:
         self.news = {sink: threading.Event() for sink in self.sinks}
         self._mutex = threading.RLock()
         self._max_pages = max(max_bytes // PAGE_BYTES, 64)
-        self._reserve = path.with_name(path.name + ".reserve")
-        self._queues: dict[str, dict[str, _Queue]] = {sink: {} for sink in self.sinks}
+        self._reserve = Reserve(path)
+        self._queues = Queues(self.sinks)
         self.unsynced = 0
         """Rows of this boot whose time is not known yet."""
         self._last_seq = 0
@@ -169,7 +117,7 @@ class Spool:
         except BaseException:
             os.close(self._lock_file)
             raise
-        self._keep_reserve()
+        self._reserve.take()
 
     def close(self) -> None:
         """Closes the file; the spool can't be used after."""
@@ -222,7 +170,7 @@ class Spool:
     def devices_waiting(self, sink: str) -> list[str]:
         """The devices that have rows for this sink."""
         with self._mutex:
-            return [dev_id for dev_id, queue in self._queues[sink].items() if queue.count]
+            return self._queues.devices(sink)
 
     def take(self, sink: str, dev_id: str, limit: int, hold: Hold | None = None) -> list[Waiting]:
         """Up to `limit` rows that wait: a fifth of them the youngest, then the oldest.
@@ -231,19 +179,20 @@ class Spool:
         stay in the spool until they are settled.
         """
         with self._mutex, self._errors():
-            queue = self._queues[sink].get(dev_id)
-            if queue is None or not queue.count:
+            low = self._queues.low(sink, dev_id)
+            if low is None:
                 return []
-            select = f"SELECT {ROW_COLUMNS}, {sink} FROM package WHERE {sink} IN {_WAITING} "
+            select = f"SELECT {ROW_COLUMNS}, {sink} FROM package WHERE {sink} IN {WAITING} "
             oldest = self._db.execute(
                 select + "AND dev_id = ? AND seq >= ? ORDER BY seq LIMIT ?",
-                (dev_id, queue.low, limit),
+                (dev_id, low, limit),
             ).fetchall()
             if oldest:
-                queue.low = oldest[0][0]
+                low = oldest[0][0]
+                self._queues.raise_low(sink, dev_id, low)
             youngest = self._db.execute(
                 select + "AND dev_id = ? AND seq > ? ORDER BY seq DESC LIMIT ?",
-                (dev_id, max(queue.low - 1, self._last_seq - LIVE_WINDOW_ROWS), -(-limit // 5)),
+                (dev_id, max(low - 1, self._last_seq - LIVE_WINDOW_ROWS), -(-limit // 5)),
             ).fetchall()
             found = {
                 columns[0]: Waiting(self._row(columns), columns[-1] == RowState.STALE)
@@ -262,13 +211,13 @@ class Spool:
                         f"UPDATE package SET {sink} = "
                         f"CASE WHEN revision = ? THEN {RowState.ACKED:d} "
                         f"ELSE {RowState.STALE:d} END "
-                        f"WHERE seq = ? AND {sink} IN {_WAITING} RETURNING {sink}",
+                        f"WHERE seq = ? AND {sink} IN {WAITING} RETURNING {sink}",
                         (row.revision, row.seq),
                     )
                     if any(state == RowState.ACKED for (state,) in cursor.fetchall()):
                         done.append(row)
             for row in done:
-                self._queues[sink][row.dev_id].count -= 1
+                self._queues.remove(sink, row.dev_id)
 
     def mark_stale(self, sink: str, row: Row) -> None:
         """Commits that the sink has this row with another time: it will be written over."""
@@ -285,14 +234,15 @@ class Spool:
             with self._transaction():
                 changed = self._db.execute(
                     f"UPDATE package SET {sink} = {RowState.DEAD:d} "
-                    f"WHERE seq = ? AND {sink} IN {_WAITING}",
+                    f"WHERE seq = ? AND {sink} IN {WAITING}",
                     (row.seq,),
                 ).rowcount
                 self._db.execute(
                     "INSERT OR REPLACE INTO dead (seq, sink, reason, detail) VALUES (?, ?, ?, ?)",
                     (row.seq, sink, reason, detail),
                 )
-            self._queues[sink][row.dev_id].count -= changed
+            if changed:
+                self._queues.remove(sink, row.dev_id)
 
     # The clock
 
@@ -332,7 +282,7 @@ class Spool:
     def lowest_waiting(self) -> int | None:
         """The lowest own number that some sink still waits for, or None."""
         with self._mutex, self._errors():
-            waits = " OR ".join(f"{sink} IN {_WAITING}" for sink in self.sinks)
+            waits = " OR ".join(f"{sink} IN {WAITING}" for sink in self.sinks)
             ((low,),) = self._db.execute(
                 f"SELECT MIN(seq) FROM package WHERE seq >= ? AND ({waits})",
                 (max(self._settled_below(), 0),),
@@ -430,7 +380,7 @@ class Spool:
                 if not (batch := self._evict()):
                     break
                 evicted += batch
-        self._keep_reserve()
+        self._reserve.take()
         return evicted
 
     def make_room(self) -> int:
@@ -442,7 +392,7 @@ class Spool:
             How many rows were evicted.
         """
         with self._mutex:
-            self._reserve.unlink(missing_ok=True)
+            self._reserve.give_up()
             evicted = 0
             with contextlib.suppress(SpoolError):
                 evicted = self._evict()
@@ -463,14 +413,14 @@ class Spool:
     def recount(self) -> None:
         """Counts the rows that wait, per sink and device."""
         with self._mutex, self._errors():
-            start = int(self._meta("settled_below") or _LOWEST_SEQ)
+            start = int(self._meta("settled_below") or LOWEST_SEQ)
             for sink in self.sinks:
                 found = self._db.execute(
                     f"SELECT dev_id, COUNT(*), MIN(seq) FROM package "
-                    f"WHERE seq >= ? AND {sink} IN {_WAITING} GROUP BY dev_id",
+                    f"WHERE seq >= ? AND {sink} IN {WAITING} GROUP BY dev_id",
                     (start,),
                 )
-                self._queues[sink] = {dev: _Queue(count, low) for dev, count, low in found}
+                self._queues.recount(sink, found)
                 self.news[sink].set()
 
     # Looking
@@ -493,7 +443,7 @@ class Spool:
     def pending(self, sink: str) -> int:
         """How many rows this sink waits for."""
         with self._mutex:
-            return sum(queue.count for queue in self._queues[sink].values())
+            return self._queues.pending(sink)
 
     def oldest_waiting(self, sink: str, boot_id: str) -> tuple[int, bool] | None:
         """When the oldest row that waits was received.
@@ -503,13 +453,13 @@ class Spool:
             milliseconds and False where it is not; None when nothing waits.
         """
         with self._mutex, self._errors():
-            lows = [queue.low for queue in self._queues[sink].values() if queue.count]
-            if not lows:
+            low = self._queues.lowest(sink)
+            if low is None:
                 return None
             found = self._db.execute(
                 f"SELECT received_ms, uptime_ms, boot FROM package "
-                f"WHERE seq >= ? AND {sink} IN {_WAITING} ORDER BY seq LIMIT 1",
-                (min(lows),),
+                f"WHERE seq >= ? AND {sink} IN {WAITING} ORDER BY seq LIMIT 1",
+                (low,),
             ).fetchone()
             if found is None:
                 return None
@@ -562,17 +512,17 @@ class Spool:
         db.execute("PRAGMA synchronous = FULL")
         db.execute(f"PRAGMA max_page_count = {self._max_pages}")
         ((version,),) = db.execute("PRAGMA user_version").fetchall()
-        if version not in {0, _SCHEMA_VERSION}:
+        if version not in {0, SCHEMA_VERSION}:
             raise SpoolError(
                 f"{self.path}: was written by a newer agent (format {version}): update this one"
             )
         with self._transaction():
             if version == 0:
-                for statement in _SCHEMA.split(";\n"):
+                for statement in SCHEMA.split(";\n"):
                     if statement.strip():
                         db.execute(statement)
                 self._set_meta("epoch", uuid.uuid4())
-                db.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+                db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             self._follow_configuration()
         epoch = self._meta("epoch")
         if epoch is None:
@@ -609,10 +559,10 @@ class Spool:
                 )
             else:
                 self._db.execute(
-                    f"UPDATE package SET {sink} = {RowState.UNWANTED:d} WHERE {sink} IN {_WAITING}"
+                    f"UPDATE package SET {sink} = {RowState.UNWANTED:d} WHERE {sink} IN {WAITING}"
                 )
             self._set_meta(f"sink.{sink}", there)
-            self._lower_mark(_LOWEST_SEQ)
+            self._lower_mark(LOWEST_SEQ)
 
     def _insert(self, row: Row, states: Mapping[str, RowState], *, own: bool) -> None:
         self._db.execute(
@@ -660,23 +610,21 @@ class Spool:
         with self._transaction():
             return self._db.execute(
                 "DELETE FROM package WHERE seq IN (SELECT seq FROM package "
-                f"WHERE local IN {_DONE} AND hub IN {_DONE} {condition} ORDER BY seq LIMIT 500)",
+                f"WHERE local IN {DONE} AND hub IN {DONE} {condition} ORDER BY seq LIMIT 500)",
                 values,
             ).rowcount
 
     def _expect(self, sink: str, dev_id: str, seq: int) -> None:
-        queue = self._queues[sink].setdefault(dev_id, _Queue(0, seq))
-        queue.low = min(queue.low, seq) if queue.count else seq
-        queue.count += 1
+        self._queues.add(sink, dev_id, seq)
         self.news[sink].set()
 
     def _settled_below(self) -> int:
-        lows = [q.low for queues in self._queues.values() for q in queues.values() if q.count]
-        return min(lows, default=self._last_seq + 1)
+        low = self._queues.lowest()
+        return self._last_seq + 1 if low is None else low
 
     def _lower_mark(self, seq: int) -> None:
         """Rows from `seq` on wait again: no count may begin above it."""
-        mark = int(self._meta("settled_below") or _LOWEST_SEQ)
+        mark = int(self._meta("settled_below") or LOWEST_SEQ)
         self._set_meta("settled_below", min(mark, seq))
 
     def _boot_number(self, boot_id: str) -> int:
@@ -702,15 +650,6 @@ class Spool:
             "INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", (key, str(value))
         )
 
-    def _keep_reserve(self) -> None:
-        if self._reserve.exists() and self._reserve.stat().st_size >= RESERVE_BYTES:
-            return
-        try:
-            with self._reserve.open("wb") as file:
-                os.posix_fallocate(file.fileno(), 0, RESERVE_BYTES)
-        except OSError:
-            self._reserve.unlink(missing_ok=True)
-
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
         boots = dict(self._boots)
@@ -730,80 +669,3 @@ class Spool:
     def _errors(self) -> Iterator[None]:
         with translated(self.path):
             yield
-
-
-def make_row(columns: Sequence[Any], boots: Mapping[int, str], epoch: uuid.UUID) -> Row:
-    """The row of ROW_COLUMNS."""
-    (seq, rid, dev_id, received, uptime, boot, clock, revision, payload, own, number) = columns[:11]
-    return Row(
-        seq=seq,
-        record_id=uuid.UUID(bytes=rid),
-        dev_id=dev_id,
-        stamp=Stamp(received, uptime, boots[boot], ClockState(clock)),
-        payload=payload,
-        revision=revision,
-        epoch=epoch if own is None else uuid.UUID(bytes=own),
-        record_seq=seq if number is None else number,
-    )
-
-
-def lock(path: Path) -> int:
-    """Takes the spool for this process, until the descriptor that is returned is closed.
-
-    Raises:
-        SpoolBusyError: Another agent has it.
-        SpoolError: The folder can't be used.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(
-            path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640
-        )
-    except OSError as error:
-        raise SpoolError(
-            f"{path.parent}: the spool's folder can't be used: {error.strerror}: "
-            f"make it writable for the agent's user"
-        ) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        raise SpoolBusyError(
-            f"{path}: another agent has this spool: stop it first (systemctl stop unisat-agent)"
-        ) from None
-    return descriptor
-
-
-def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
-    """A connection to the file.
-
-    Raises:
-        SpoolError: It can't be opened.
-    """
-    try:
-        return sqlite3.connect(
-            f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}",
-            uri=True,
-            timeout=BUSY_TIMEOUT_S,
-            isolation_level=None,
-            check_same_thread=False,
-        )
-    except sqlite3.Error as error:
-        raise SpoolError(f"{path}: the spool can't be opened: {error}") from error
-
-
-@contextlib.contextmanager
-def translated(path: Path) -> Iterator[None]:
-    """Turns SQLite's errors into the spool's own."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code == sqlite3.SQLITE_FULL:
-            raise SpoolFullError(
-                f"{path}: there is no room for another package: free space on the disk, or raise "
-                f"[spool] max_mb"
-            ) from error
-        if code in _DAMAGE:
-            raise SpoolCorruptError(f"{path}: the spool is damaged: {error}") from error
-        raise SpoolError(f"{path}: the spool can't be used: {error}") from error

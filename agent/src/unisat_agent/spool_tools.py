@@ -21,11 +21,11 @@ from typing import TextIO
 
 from unisat_agent.errors import SpoolCorruptError, SpoolError
 from unisat_agent.record import Row
-from unisat_agent.spool import (
+from unisat_agent.spool import Spool
+from unisat_agent.spool_file import (
     ROW_COLUMNS,
     SINKS,
     RowState,
-    Spool,
     connect,
     lock,
     make_row,
