@@ -33,6 +33,7 @@ from unisat_agent.kinto import KintoClient
 from unisat_agent.ports import PortError, PortInfo, list_ports, open_port, probe
 from unisat_agent.reconcile import Reconciler
 from unisat_agent.service import RECONCILE_ANSWER, RECONCILE_ASKED, Service, configure_logging
+from unisat_agent.spool import Spool
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -108,6 +109,15 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--format", choices=("csv", "jsonl"), default="csv", help="(csv)")
     export.add_argument("--output", type=Path, help="the file to write; else standard output")
     export.set_defaults(command=_spool_export)
+
+    copying = spool.add_parser("backup", help="a copy, beside the running agent")
+    copying.add_argument("file", type=Path, metavar="FILE", help="the file to make")
+    copying.set_defaults(command=_spool_backup)
+    restoring = spool.add_parser(
+        "restore", help="deliver what a copy had not delivered yet (the agent stopped)"
+    )
+    restoring.add_argument("file", type=Path, metavar="FILE", help="made by `spool backup`")
+    restoring.set_defaults(command=_spool_restore)
 
     dead = commands.add_parser("dead", help="records that a Kinto refused").add_subparsers(
         required=True, metavar="COMMAND"
@@ -241,6 +251,30 @@ def _spool_export(args: argparse.Namespace) -> int:
     return 0
 
 
+def _spool_backup(args: argparse.Namespace) -> int:
+    spool_tools.backup(_load_without_passwords(args).spool_path, args.file)
+    for name, number in spool_tools.count(args.file).items():
+        print(f"{number:10} {name}")
+    return 0
+
+
+def _spool_restore(args: argparse.Namespace) -> int:
+    config = _load_without_passwords(args)
+    with contextlib.closing(_open_spool(config)) as spool:
+        taken = spool_tools.restore(spool, args.file)
+    print(f"{taken} records will be delivered")
+    return 0
+
+
+def _open_spool(config: Config) -> Spool:
+    return spool_tools.open_spool(
+        config.spool_path,
+        [sink.name for sink in config.sinks],
+        SystemClock(config.clock_synchronised).boot_id,
+        config.spool_max_bytes,
+    )
+
+
 @contextlib.contextmanager
 def _output(path: Path | None) -> Iterator[TextIO]:
     if path is None:
@@ -281,12 +315,7 @@ def _reconcile(args: argparse.Namespace) -> int:
     if config.hub is None:
         raise AgentError(f"{config.path}: there is no [hub] to compare with")
     try:
-        spool = spool_tools.open_spool(
-            config.spool_path,
-            [sink.name for sink in config.sinks],
-            SystemClock(config.clock_synchronised).boot_id,
-            config.spool_max_bytes,
-        )
+        spool = _open_spool(config)
     except SpoolBusyError:
         said = spool_tools.ask(
             config.spool_path, RECONCILE_ASKED, RECONCILE_ANSWER, RECONCILE_WAIT_S

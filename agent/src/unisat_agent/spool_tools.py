@@ -1,7 +1,7 @@
 """What is done to a spool beside delivering: opening it when damaged, checking, exporting.
 
-All but `open_spool` work on the file of a running agent too: reading is safe beside it, and what
-`retry_dead` changes is noticed by the agent.
+All but `open_spool` and `restore` work on the file of a running agent too: reading is safe beside
+it, and what `retry_dead` changes is noticed by the agent.
 """
 
 from __future__ import annotations
@@ -218,6 +218,71 @@ def retry_dead(path: Path, ids: Iterable[uuid.UUID] | None = None) -> int:
         db.execute("DELETE FROM meta WHERE key = 'settled_below'")
         db.execute("COMMIT")
     return len(letters)
+
+
+def backup(path: Path, to: Path) -> None:
+    """Copies the spool as of one moment, beside a running agent, into one new file (mode 0600).
+
+    Raises:
+        SpoolError: The spool can't be read, or the copy not be written; there is no copy then.
+    """
+    try:
+        os.close(os.open(to, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    except OSError as error:
+        raise SpoolError(f"{to}: the copy can't be written: {error.strerror}") from error
+    try:
+        with _reading(path) as db, translated(to), contextlib.closing(connect(to)) as copy:
+            db.backup(copy)
+            # One file that is whole by itself, without a write-ahead log beside it.
+            copy.execute("PRAGMA journal_mode = DELETE")
+        if wrong := check(to):
+            raise SpoolError(f"{path}: the copy is not whole: {wrong[0]}")
+    except SpoolError:
+        to.unlink()
+        raise
+
+
+def restore(spool: Spool, source: Path) -> int:
+    """Takes over what was not delivered yet in a copy that `backup` made.
+
+    The records keep their ids, so that a sink that has them meanwhile takes none of them twice.
+    The numbers of the copy are not continued: those after it may be taken already. Dead letters
+    are tried again; what the spool has itself is not taken twice.
+
+    Args:
+        spool: The station's own, empty or not; no agent runs on it.
+        source: The copy.
+
+    Returns:
+        How many records were taken over.
+
+    Raises:
+        SpoolError: The copy can't be read, or the spool has no room for all; nothing is taken then.
+    """
+    if wrong := check(source):
+        raise SpoolError(f"{source}: the copy is damaged: {wrong[0]}")
+    with _reading(source) as db:
+        db.execute("ATTACH ? AS present", (f"{spool.path.absolute().as_uri()}?mode=ro",))
+        return spool.salvage(_undelivered(db))
+
+
+def _undelivered(db: sqlite3.Connection) -> Iterator[tuple[Row, dict[str, RowState]]]:
+    """The rows of a whole spool that some sink has not, and that `present` has not."""
+    settled = (RowState.ACKED, RowState.UNWANTED)
+    epoch, boots = _names(db)
+    for *columns, local, hub in db.execute(
+        f"SELECT {ROW_COLUMNS}, local, hub FROM main.package WHERE NOT "
+        f"(local IN ({settled[0]:d}, {settled[1]:d}) AND hub IN ({settled[0]:d}, {settled[1]:d})) "
+        "AND record_id NOT IN (SELECT record_id FROM present.package) ORDER BY seq"
+    ):
+        states = dict(zip(SINKS, (RowState(local), RowState(hub)), strict=True))
+        yield (
+            make_row(columns, boots, epoch),
+            {
+                sink: RowState.PENDING if state is RowState.DEAD else state
+                for sink, state in states.items()
+            },
+        )
 
 
 def ask(path: Path, note: str, answer: str, deadline_s: float) -> str | None:
