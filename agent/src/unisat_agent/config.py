@@ -138,12 +138,16 @@ class _Table:
         return tuple(value)
 
     def file(self, key: str) -> Path | None:
-        """The path of a file that exists, or None where the key is not given."""
-        if not self.has(key):
+        """The path of a file that can be read; None where the key is missing or wrong."""
+        if not self.has(key) or not (name := self.text(key, None, "must be the path of a file")):
             return None
-        path = Path(self.text(key, None, "must be the path of a file"))
-        if not path.is_file():
-            self.wrong(key, f"there is no file {path}: correct the path or create the file")
+        path = Path(name)
+        try:
+            path.open("rb").close()
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            self.wrong(key, f"{path} can't be read ({why}): correct the path or create the file")
+            return None
         return path
 
     def finish(self) -> None:
@@ -289,7 +293,7 @@ def _port(table: _Table) -> PortSettings:
             "port",
             default.port,
             'must be "auto", a path that starts with /, or "socket://host:port"',
-            _is_port,
+            _is_port_name,
         ),
         baud=table.integer("baud", default.baud, 50, 4_000_000),
         bytesize=table.integer("bytesize", default.bytesize, 5, 8),
@@ -321,7 +325,7 @@ def _sink(
             url,
             "must be the URL of a Kinto, with http:// or https:// and ending in /v1, "
             'as "https://hub.example.org/v1"',
-            _is_kinto_url,
+            lambda v: _is_kinto_url(v) or _has_password(v),
         ).rstrip("/"),
         user=table.text(
             "user", user, "must be the account's name, without a colon", lambda v: ":" not in v
@@ -334,10 +338,13 @@ def _sink(
             lambda v: _BUCKET.fullmatch(v) is not None,
         ),
         ca_file=table.file("ca_file"),
-        connect_timeout_s=table.number("connect_timeout_s", 5.0, 0.1, 120.0),
-        read_timeout_s=table.number("read_timeout_s", 30.0, 0.1, 600.0),
+        # With a thread's watchdog in mind (service.STALL_S): twice the reading at most.
+        connect_timeout_s=table.number("connect_timeout_s", 5.0, 0.1, 30.0),
+        read_timeout_s=table.number("read_timeout_s", 30.0, 0.1, 60.0),
         batch_max=table.integer("batch_max", 25, 1, 1000),
     )
+    if _has_password(settings.url):
+        table.wrong("url", "must be without user and password: `user` and `password_file` say them")
     table.finish()
     return settings
 
@@ -348,7 +355,7 @@ def _password(name: str, table: _Table, credentials: Path | None, *, wanted: boo
     if not wanted:
         return ""
     credential = credentials / f"{name}.password" if credentials is not None else None
-    if credential is not None and credential.is_file():
+    if credential is not None and os.access(credential, os.F_OK):
         path = credential
     else:
         if not named:
@@ -359,7 +366,7 @@ def _password(name: str, table: _Table, credentials: Path | None, *, wanted: boo
             )
             return ""
         found = table.file("password_file")
-        if found is None or not found.is_file():
+        if found is None:
             return ""
         path = found
         if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
@@ -375,8 +382,14 @@ def _password(name: str, table: _Table, credentials: Path | None, *, wanted: boo
     return password
 
 
-def _is_port(value: str) -> bool:
-    return value == "auto" or value.startswith(("/", "socket://"))
+def _is_port_name(value: str) -> bool:
+    if value.startswith("socket://"):
+        parts = urlsplit(value)
+        try:
+            return bool(parts.hostname and parts.port)
+        except ValueError:
+            return False
+    return value == "auto" or value.startswith("/")
 
 
 def _is_kinto_url(value: str) -> bool:
@@ -388,16 +401,20 @@ def _is_kinto_url(value: str) -> bool:
     return (
         parts.scheme in {"http", "https"}
         and bool(parts.hostname)
-        and parts.username is None
-        and not parts.query
+        and not (parts.query or parts.fragment)
         and parts.path.rstrip("/").endswith("/v1")
     )
+
+
+def _has_password(url: str) -> bool:
+    """Whether the URL may hold a password, which must not be shown then."""
+    return "@" in url
 
 
 def _is_loopback_address(value: str) -> bool:
     host, _, port = value.rpartition(":")
     try:
-        return ipaddress.ip_address(host).is_loopback and 0 < int(port) < 65536
+        return ipaddress.IPv4Address(host).is_loopback and 0 < int(port) < 65536
     except ValueError:
         return False
 
