@@ -38,7 +38,7 @@ from rig import reserve_port
 from rig.judge import Verdict, judge, read_journal, read_records
 from rig.kinto import BUCKET, Kinto, KintoError
 from rig.valve import Mode, Valve
-from unisat_agent.simulate import Entry
+from unisat_agent.satellite import Entry
 
 STATION: Final = "demo"
 READER: Final = "reader"

@@ -15,7 +15,7 @@ from typing import Any
 
 import kinto_http
 
-from unisat_agent.simulate import SERIAL_NUMBER, Entry
+from unisat_agent.satellite import SERIAL_NUMBER, Entry
 
 Key = tuple[str, int]
 Record = Mapping[str, Any]

@@ -22,7 +22,7 @@ import requests
 
 from rig.demo import RefusedError, Scene, Tally, only_demo
 from rig.wait import wait_until
-from unisat_agent.simulate import Entry
+from unisat_agent.satellite import Entry
 
 AGENT_FOLDER = Path(__file__).parent.parent
 

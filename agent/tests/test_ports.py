@@ -223,7 +223,8 @@ class TestProbe:
         heard = self.probe(cable, clock=lambda: 0.0)
         assert heard.speaks_psott
         assert str(heard) == "PSoTT from u01"
-        assert [type(event) for _, events in heard.events for event in events] == [Rejected, Package, Package]
+        heard_types = [type(event) for _, events in heard.events for event in events]
+        assert heard_types == [Rejected, Package, Package]
         assert heard.decoder.in_package
 
     def test_one_package_gets_more_time(self, cable: Cable) -> None:

@@ -18,7 +18,8 @@ from rig.cable import Cable
 from rig.judge import Verdict, judge, read_journal, read_records
 from rig.kinto import Kinto, KintoError
 from rig.valve import Mode, Valve
-from unisat_agent.simulate import Entry, LineError
+from unisat_agent.line import LineError
+from unisat_agent.satellite import Entry
 
 # --- the cable ----------------------------------------------------------------------------------
 

@@ -19,19 +19,10 @@ import pytest
 
 from rig.judge import read_journal
 from rig.wait import wait_until
+from unisat_agent.line import LineLostError, Pty, SerialLine, SocketLine
 from unisat_agent.psott import Decoder, Package, Rejected
-from unisat_agent.simulate import (
-    FAULTS,
-    Command,
-    Entry,
-    Frame,
-    LineLostError,
-    Pty,
-    SerialLine,
-    SocketLine,
-    frames,
-    run,
-)
+from unisat_agent.satellite import FAULTS, Entry, Frame, frames
+from unisat_agent.simulate import Command, run
 
 DEV_IDS = ("sim01", "sim02")
 
