@@ -1,6 +1,6 @@
 """One publisher as processes: satellite, cable, agent, local Kinto, valve, hub.
 
-    with Station(directory, postgres, memcached) as station:
+    with Kintos(directory, postgres, memcached) as kintos, Station(directory, kintos) as station:
         station.start_agent()
         with station.satellite(interval_s=0.2):
             station.kill_agent()
@@ -47,6 +47,7 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -57,12 +58,15 @@ from rig.kinto import Kinto
 from rig.servers import Memcached, Postgres, Process, program
 from rig.valve import Valve
 from rig.wait import wait_until
-from unisat_agent.simulate import Entry
+from unisat_agent.satellite import Entry
 
 SIGNAL_UNPLUG = signal.SIGUSR1
 SIGNAL_PLUG = signal.SIGUSR2
 _AGENT_FOLDER = Path(__file__).parent.parent
 _START_S = 60.0
+HUB_PASSWORD = "hub-secret"
+_LOCAL_PASSWORD = "local-secret"
+_BY_THE_SERVER = {"last_modified", "schema"}
 
 
 class OracleError(AssertionError):
@@ -119,27 +123,14 @@ class Satellite:
         os.kill(self.process.pid, number)
 
 
-class Station:
-    """The parts of one publisher and its hub; a context manager that starts both Kintos.
+class Kintos:
+    """A local Kinto and a hub on databases of their own; a context manager that starts them.
 
-    Args:
-        directory: Where everything of it lies.
-        postgres: A running cluster; two databases are made in it.
-        memcached: A running memcached.
-        config: Tables of the agent's TOML to change, as {"spool": {"max_mb": 1}}.
-        spool_mb: Puts the spool on a file system of its own of this size, which can be filled.
+    They take seconds to start, so stations follow one another on the same two, each with a bucket
+    of its own.
     """
 
-    def __init__(
-        self,
-        directory: Path,
-        postgres: Postgres,
-        memcached: Memcached,
-        *,
-        config: Mapping[str, Mapping[str, Any]] | None = None,
-        spool_mb: int | None = None,
-    ) -> None:
-        self.directory = directory
+    def __init__(self, directory: Path, postgres: Postgres, memcached: Memcached) -> None:
         self.postgres = postgres
         self.databases = {name: postgres.new_database() for name in ("local", "hub")}
         self.local, self.hub = (
@@ -148,32 +139,17 @@ class Station:
                 name,
                 storage_url=postgres.url(database),
                 memcached=memcached.address,
+                # Lets a test make a hub refuse records.
+                settings={"kinto.experimental_collection_schema_validation": "true"},
             )
             for name, database in self.databases.items()
         )
-        self.valve = Valve("127.0.0.1", self.hub.port)
-        self.link = directory / "by-id" / "usb-UniSat"
-        self.config_file = directory / "agent.toml"
-        self.clock_flag = directory / "clock-is-right"
-        self.satellites: list[Satellite] = []
-        self.agent: Process | None = None
-        self._status_holder = reserve_port()
-        self._status_port: int = self._status_holder.getsockname()[1]
-        self._changes = {name: dict(table) for name, table in (config or {}).items()}
-        self._disk = None if spool_mb is None else _SmallDisk(directory / "disk", spool_mb)
-        self.spool = directory / ("disk" if self._disk else "spool") / "spool.db"
-        self._station_password = "station-secret"
-        self._local_password = "local-secret"
-        self._agents = 0
+        self._stations = 0
 
     def __enter__(self) -> Self:
         try:
-            self.link.parent.mkdir()
-            for kinto in (self.local, self.hub):
-                kinto.start()
-            self.local.provision_local(self._local_password)
-            self.hub.provision_hub("station", self._station_password, [])
-            self.write_config()
+            with ThreadPoolExecutor(2) as pool:
+                list(pool.map(Kinto.start, (self.local, self.hub)))
         except BaseException:
             self.close()
             raise
@@ -183,41 +159,128 @@ class Station:
         self.close()
 
     def close(self) -> None:
-        """Ends every process of it and drops its databases."""
+        """Ends both and drops their databases."""
+        for kinto in (self.local, self.hub):
+            kinto.close()
+        if self.postgres.running:
+            for database in self.databases.values():
+                self.postgres.drop_database(database)
+
+    def mend(self) -> None:
+        """Starts again what a failed test left dead."""
+        if not self.postgres.running:
+            self.postgres.start()
+        for kinto in (self.local, self.hub):
+            if not kinto.healthy():
+                kinto.restart()
+
+    def new_bucket(self) -> str:
+        """The name of a bucket that no station has had."""
+        self._stations += 1
+        return f"telemetry{self._stations}"
+
+    @contextlib.contextmanager
+    def stopped(self, kinto: Kinto) -> Iterator[str]:
+        """Ends one of the Kintos for the block, which gets the name of its database."""
+        kinto.terminate()
+        yield self.databases[kinto.name]
+        kinto.launch()
+        kinto.wait_ready()
+
+    def snapshot(self, kinto: Kinto) -> str:
+        """A backup of a Kinto's database: the name of a copy, to give to `restore`."""
+        with self.stopped(kinto) as database:
+            return self.postgres.new_database(template=database)
+
+    def restore(self, kinto: Kinto, copy: str) -> None:
+        """Puts a Kinto's database back to a `snapshot`, which is used up."""
+        with self.stopped(kinto) as database:
+            self.postgres.drop_database(database)
+            self.postgres.new_database(database, template=copy)
+            self.postgres.drop_database(copy)
+
+
+class Station:
+    """The parts of one publisher and its hub; a context manager.
+
+    Args:
+        directory: Where everything of it lies.
+        kintos: Its local Kinto and its hub, running.
+        config: Tables of the agent's TOML to change, as {"spool": {"max_mb": 1}}.
+        spool_mb: Puts the spool on a file system of its own of this size, which can be filled.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        kintos: Kintos,
+        *,
+        config: Mapping[str, Mapping[str, Any]] | None = None,
+        spool_mb: int | None = None,
+    ) -> None:
+        self.directory = directory
+        self.kintos = kintos
+        self.postgres = kintos.postgres
+        self.local, self.hub = kintos.local, kintos.hub
+        self.bucket = kintos.new_bucket()
+        self.valve = Valve("127.0.0.1", self.hub.port)
+        self.link = directory / "by-id" / "usb-UniSat"
+        self.config_file = directory / "agent.toml"
+        self.clock_flag = directory / "clock-is-right"
+        self.satellites: list[Satellite] = []
+        self.agent: Process | None = None
+        self._status_holder = reserve_port()
+        self._status_port: int = self._status_holder.getsockname()[1]
+        self._changes = {name: dict(table) for name, table in (config or {}).items()}
+        self._disk = None if spool_mb is None else SmallDisk(directory / "disk", spool_mb)
+        self.spool = directory / ("disk" if self._disk else "spool") / "spool.db"
+        self._hub_devices: tuple[str, ...] = ()
+        self._agents = 0
+
+    def __enter__(self) -> Self:
+        try:
+            self.link.parent.mkdir()
+            self.kintos.mend()
+            self.local.provision_local(_LOCAL_PASSWORD, bucket=self.bucket)
+            self.provision_hub()
+            self._write_config()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends every process of it; the Kintos stay."""
         for satellite in self.satellites:
             satellite.process.end(signal.SIGKILL)
         self.kill_agent(examine=False)
         if self._disk is not None:
             self._disk.close()
         self.valve.close()
-        for kinto in (self.local, self.hub):
-            kinto.close()
         self._status_holder.close()
-        if self.postgres.running:
-            for database in self.databases.values():
-                self.postgres.drop_database(database)
 
     # The agent
 
-    def write_config(self, **changes: Mapping[str, Any]) -> None:
-        """Writes the agent's TOML and password files; `changes` as in the constructor."""
-        for table, entries in changes.items():
-            self._changes.setdefault(table, {}).update(entries)
+    def _write_config(self) -> None:
         tables: dict[str, dict[str, Any]] = {
             "station": {"name": "station"},
             "spool": {"path": str(self.spool)},
             "[serial]": {"port": str(self.link), "idle_s": 1.0},
-            "local": {"url": self.local.url, "user": "agent"},
+            "local": {"url": self.local.url, "user": "agent", "bucket": self.bucket},
             "hub": {
                 "url": f"http://127.0.0.1:{self.valve.port}/v1",
                 "user": "station",
+                "bucket": self.bucket,
                 "connect_timeout_s": 2,
                 "read_timeout_s": 3,
             },
             "clock": {"synchronised": str(self.clock_flag)},
             "status": {"listen": f"127.0.0.1:{self._status_port}"},
         }
-        for name, secret in (("local", self._local_password), ("hub", self._station_password)):
+        for name, secret in (("local", _LOCAL_PASSWORD), ("hub", HUB_PASSWORD)):
             file = self.directory / f"{name}.password"
             file.touch(mode=0o600)
             file.write_text(secret)
@@ -307,6 +370,16 @@ class Station:
 
     def last_committed(self) -> Key | None:
         """The package committed last, from a copy of a dead agent's spool."""
+        found = self._last_row()
+        return None if found is None else (found[0], found[1]["packet"])
+
+    def last_committed_fields(self) -> dict[str, Any]:
+        """The content of the package committed last, likewise."""
+        found = self._last_row()
+        assert found is not None, "nothing was committed"
+        return found[1]
+
+    def _last_row(self) -> tuple[str, dict[str, Any]] | None:
         folder = self._disk.outside() if self._disk else self.spool.parent
         with tempfile.TemporaryDirectory() as scratch:
             for file in folder.glob("spool.db*"):
@@ -317,7 +390,7 @@ class Station:
                 found = database.execute(
                     "SELECT dev_id, payload FROM package WHERE seq > 0 ORDER BY seq DESC LIMIT 1"
                 ).fetchone()
-        return None if found is None else (found[0], json.loads(found[1])["packet"])
+        return None if found is None else (found[0], json.loads(found[1]))
 
     def cli(self, *words: str, deadline_s: float = 60.0) -> subprocess.CompletedProcess[str]:
         """Runs a command of the agent's program to its end."""
@@ -346,7 +419,11 @@ class Station:
         return status
 
     def wait_status(
-        self, condition: Callable[[dict[str, Any]], object], why: str, deadline_s: float = _START_S
+        self,
+        condition: Callable[[dict[str, Any]], object],
+        why: str,
+        deadline_s: float = _START_S,
+        step_s: float = 0.05,
     ) -> dict[str, Any]:
         """Waits until the condition is true of /status, and returns that status."""
         last: dict[str, Any] = {}
@@ -359,8 +436,14 @@ class Station:
             last.update(self.status())
             return bool(condition(last))
 
-        wait_until(look, deadline_s, lambda: f"{why}; status {last}; log {self.log_tail()}")
+        wait_until(look, deadline_s, lambda: f"{why}; status {last}; log {self.log_tail()}", step_s)
         return last
+
+    @property
+    def disk(self) -> SmallDisk:
+        """The spool's own disk, where the station was made with one."""
+        assert self._disk is not None, "the station was made without spool_mb"
+        return self._disk
 
     def log_tail(self) -> str:
         """The end of the agent's log."""
@@ -372,6 +455,15 @@ class Station:
         return sum(float(value) for value in pattern.findall(self.get("/metrics")))
 
     # The satellite
+
+    def provision_hub(self, *devices: str) -> None:
+        """Makes the station's account on the hub, and the collections of all its devices.
+
+        Args:
+            devices: To add to those that the hub knows.
+        """
+        self._hub_devices += devices
+        self.hub.provision_hub("station", HUB_PASSWORD, self._hub_devices, bucket=self.bucket)
 
     @contextlib.contextmanager
     def satellite(
@@ -394,7 +486,7 @@ class Station:
         """
         number = len(self.satellites) + 1
         names = tuple(f"sat{number}-{index}" for index in range(1, devices + 1))
-        self.hub.provision_hub("station", self._station_password, names)
+        self.provision_hub(*names)
         journal = self.directory / f"journal{number}"
         words = ["--link", str(self.link), "--journal", str(journal), "--seed", str(seed)]
         words += ["--devices", ",".join(names), "--interval", str(interval_s)]
@@ -435,10 +527,22 @@ class Station:
         )
         return time.monotonic() - started
 
-    def records(self, kinto: Kinto) -> list[dict[str, Any]]:
-        """All records of this station's satellites in one of its Kintos."""
-        devices = [name for satellite in self.satellites for name in satellite.devices]
-        return read_records(kinto.client(), devices)
+    def drain_backlog(self, deadline_s: float = 180.0) -> None:
+        """Waits until nothing older than a few seconds is pending, while a satellite sends."""
+        self.wait_status(
+            lambda status: all(sink["oldest_s"] < 3 for sink in status["sinks"].values()),
+            "the backlog to be gone",
+            deadline_s,
+        )
+
+    def client(self, kinto: Kinto) -> Any:
+        """The administrator's kinto-http client for this station's bucket."""
+        return kinto.client().clone(bucket=self.bucket)
+
+    def records(self, kinto: Kinto, *devices: str) -> list[dict[str, Any]]:
+        """The records in one of its Kintos: of these devices, or of all its satellites."""
+        wanted = devices or [name for satellite in self.satellites for name in satellite.devices]
+        return read_records(self.client(kinto), wanted)
 
     def judge(self) -> Judgement:
         """Compares all that was sent with all that is stored; the satellites must be silent."""
@@ -456,8 +560,8 @@ class Station:
             judge(journal, local, hub), len(missing), (*_unequal(local, hub), *_gaps(local, hub))
         )
 
-    def prove_life(self) -> Judgement:
-        """One fresh package of a fresh device must arrive in both; then all is judged."""
+    def send_fresh_package(self) -> None:
+        """One package of a fresh device must arrive in both Kintos: it is alive, not only right."""
         if self.agent is None:
             self.start_agent(wait=False)
         with self.satellite(devices=1, count=1) as fresh:
@@ -466,15 +570,19 @@ class Station:
                 "the fresh package to be committed",
             )
         self.drain()
+
+    def prove_life(self) -> Judgement:
+        """Sends the fresh package, then judges all; it must be good."""
+        self.send_fresh_package()
         judgement = self.judge()
         judgement.insist()
         return judgement
 
 
 def _unequal(local: Sequence[Record], hub: Sequence[Record]) -> Iterator[str]:
-    """Records that only one has, or that differ: times included, `last_modified` excluded."""
+    """Records that only one has, or that differ, in their times as well."""
     kept: list[dict[str, Record]] = [
-        {r["id"]: {k: v for k, v in r.items() if k != "last_modified"} for r in records}
+        {r["id"]: {k: v for k, v in r.items() if k not in _BY_THE_SERVER} for r in records}
         for records in (local, hub)
     ]
     for name, only in (
@@ -503,7 +611,10 @@ def _gaps(local: Sequence[Record], hub: Sequence[Record]) -> Iterator[str]:
             yield f"{place}: {len(twice)} seqs are there twice, as {twice[0]}"
 
 
-class _SmallDisk:
+MakeStation = Callable[..., Station]
+
+
+class SmallDisk:
     """A tmpfs of a given size in a mount namespace of its own, gone with its keeper process."""
 
     def __init__(self, directory: Path, megabytes: int) -> None:
@@ -536,4 +647,4 @@ class _SmallDisk:
     def close(self) -> None:
         """Ends the keeper: with the last process inside, the disk goes."""
         self._keeper.kill()
-        self._keeper.wait()
+        self._keeper.communicate()

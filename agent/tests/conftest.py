@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rig.kinto import Kinto
 from rig.servers import Memcached, Postgres
+from rig.station import Kintos, MakeStation, Station
 
 _skipped: list[str] = []
 
@@ -68,3 +72,29 @@ def kinto(
     address = memcached.address
     with Kinto(tmp_path, "kinto", storage_url=storage, memcached=address) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def kintos(
+    postgres: Postgres, memcached: Memcached, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Kintos]:
+    """A local Kinto and a hub, for one station after the other."""
+    with Kintos(tmp_path_factory.mktemp("kintos"), postgres, memcached) as pair:
+        yield pair
+
+
+@pytest.fixture
+def make_station(tmp_path: Path, kintos: Kintos) -> Iterator[MakeStation]:
+    """Makes the test's station, with the options of Station; it ends with the test."""
+    with ExitStack() as stack:
+
+        def make(**options: Any) -> Station:
+            return stack.enter_context(Station(tmp_path, kintos, **options))
+
+        yield make
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> random.Random:
+    """Seeded by the test's name: the same moments each time, others in each test."""
+    return random.Random(request.node.name)
