@@ -11,7 +11,9 @@ What ``provision`` reads (every key may be missing but ``admin_password`` and ``
     {"admin_password": "...", "bucket": "telemetry",
      "bucket_permissions": {"read": ["system.Everyone"], "collection:create": ["account:agent"]},
      "accounts": {"agent": "its password"},
-     "collections": {"u01kz": {"write": ["account:almaty"]}}}
+     "writers": {"u01kz": "almaty"}}
+
+where ``writers`` names the account that may write a collection.
 """
 # ruff: noqa: T201 - what it prints is its answer to the role
 
@@ -93,9 +95,12 @@ def address() -> str:
 
 def serve() -> int:
     """Migrates the schema (a second when there is nothing to do), then answers requests."""
-    from kinto.__main__ import main as kinto  # noqa: PLC0415 - takes seconds on a Pi
+    import transaction  # noqa: PLC0415 - both take seconds on a Pi
+    from kinto.__main__ import main as kinto  # noqa: PLC0415
 
-    return int(kinto(["migrate", "--ini", INI]) or kinto(["start", "--ini", INI]) or 0)
+    kinto(["migrate", "--ini", INI])
+    transaction.abort()  # or PostgreSQL has an open transaction, and cleans up nothing, ever after
+    return int(kinto(["start", "--ini", INI]) or 0)
 
 
 def health() -> int:
@@ -180,11 +185,11 @@ def provision(wanted: dict[str, Any]) -> list[str]:
         changed.append(f"bucket {wanted['bucket']} {'made' if status == 404 else 'changed'}")
 
     collections = admin.listing(f"{bucket}/collections")
-    for name, rights in wanted.get("collections", {}).items():
-        now = mark(secret, name, sorted((key, sorted(who)) for key, who in rights.items()))
-        if collections.get(name, {}).get("mark") != now:
+    for name, writer in wanted.get("writers", {}).items():
+        data = {"mark": mark(secret, name, writer)}
+        if collections.get(name, {}).get("mark") != data["mark"]:
+            body = {"data": data, "permissions": {"write": [f"account:{writer}"]}}
             method = "PATCH" if name in collections else "PUT"
-            body = {"data": {"mark": now}, "permissions": rights}
             admin.change(method, f"{bucket}/collections/{name}", body)
             changed.append(f"collection {name} {'changed' if name in collections else 'made'}")
     return changed
