@@ -1,0 +1,232 @@
+"""Each host after the first run: what runs, what listens, what is closed, and who can read what."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import stat
+
+import pytest
+import testinfra
+from conftest import BUILD, HOSTS, HUB, PUBLISHERS, inside, run, secret
+from testinfra.host import Host
+
+SERVICES = [
+    *("avahi-daemon", "chrony", "docker", "memcached", "postgresql", "ssh"),
+    *("unattended-upgrades", "unisat-firewall", "unisat-kinto"),
+]
+
+
+@pytest.fixture(params=HOSTS)
+def host(request: pytest.FixtureRequest) -> Host:
+    return testinfra.get_host(f"docker://{request.param}")
+
+
+@pytest.fixture
+def name(host: Host) -> str:
+    return str(host.backend.get_hostname())
+
+
+def major(host: Host) -> int:
+    return 15 if host.system_info.codename == "bookworm" else 17
+
+
+def test_all_units_are_well(host: Host) -> None:
+    assert host.run("systemctl --failed --no-legend --plain").stdout == ""
+    assert host.run("systemctl is-system-running").stdout.strip() == "running"
+
+
+def test_services_run_now_and_at_boot(host: Host, name: str) -> None:
+    for service in [*SERVICES, *(["unisat-agent"] if name in PUBLISHERS else [])]:
+        assert host.service(service).is_running, service
+        assert host.service(service).is_enabled, service
+
+
+def test_exactly_the_allowed_sockets_listen(host: Host, name: str) -> None:
+    allowed = {("tcp", "0.0.0.0:22"), ("tcp", "[::]:22"), ("tcp", "127.0.0.1:5432"),
+               ("tcp", "127.0.0.1:11211")}  # fmt: skip
+    allowed |= (
+        {("tcp", "0.0.0.0:80")}
+        if name == HUB
+        else {("tcp", "127.0.0.1:8888"), ("tcp", "127.0.0.1:8890")}
+    )
+    found = set()
+    for line in host.run(
+        "ss --no-header --numeric --listening --tcp --udp --processes"
+    ).stdout.splitlines():
+        kind, _, _, _, address, _, *process = line.split()
+        if address.startswith("127.0.0.11:"):
+            continue  # the name service that the machine outside gives to its containers
+        if "avahi-daemon" in "".join(process):
+            continue  # asks from ports of its own; what is not 5353 is closed by the firewall
+        found.add((kind, address))
+    assert found == allowed
+
+
+def test_the_firewall_lets_nothing_else_in(host: Host, name: str) -> None:
+    address = run(
+        "docker",
+        "inspect",
+        "--format",
+        "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}",
+        name,
+    )
+
+    def reaches(port: int) -> bool:
+        try:
+            with socket.create_connection((address.strip(), port), timeout=2):
+                return True
+        except ConnectionRefusedError:
+            return True  # nobody listens, but the way is open
+        except TimeoutError:
+            return False
+
+    open_ports = [port for port in (22, 80, 443, 5432, 8888, 8890, 11211, 2375) if reaches(port)]
+    assert open_ports == [22, 80, 443]
+
+
+def test_the_firewall_leaves_other_tables_alone(host: Host) -> None:
+    assert host.run("nft add table inet somebody").rc == 0
+    assert host.run("systemctl reload unisat-firewall && systemctl restart unisat-firewall").rc == 0
+    tables = host.run("nft list tables").stdout
+    host.run("nft delete table inet somebody")
+    assert "inet somebody" in tables
+    assert "inet unisat" in tables
+
+
+def test_postgresql_keeps_its_promises(host: Host, name: str) -> None:
+    promises = {"fsync", "synchronous_commit", "full_page_writes", "data_checksums"}
+    wanted = dict.fromkeys(promises, "on") | {
+        "password_encryption": "scram-sha-256",
+        "listen_addresses": "127.0.0.1",
+        "wal_compression": "pglz",
+        "checkpoint_timeout": "1800",
+    }
+    query = "select json_object_agg(name, setting) from pg_settings"
+    settings = json.loads(
+        inside(name, "su", "postgres", "-c", f"psql --tuples-only --command '{query}'")
+    )
+    assert {key: settings[key] for key in wanted} == wanted
+    assert settings["server_version_num"].startswith(str(major(host)))
+
+
+# psycopg2 itself, for here the database is the question.
+CONNECT = """
+import psycopg2
+def attempt(**how):
+    try:
+        psycopg2.connect(dbname="kinto", **how).close()
+        return "in"
+    except psycopg2.OperationalError:
+        return "refused"
+print([attempt(user="kinto", host=host, password=password)
+       for host in ("/run/postgresql", "127.0.0.1") for password in ({right!r}, "wrong", "")])
+"""
+
+
+def test_postgresql_asks_for_the_password(name: str) -> None:
+    script = CONNECT.format(right=secret(name, "kinto_database_password"))
+    assert inside(name, "python3", "-", stdin=script).strip() == str(
+        ["in", "refused", "refused"] * 2
+    )
+
+
+STATS = """
+import socket
+server = socket.create_connection(("127.0.0.1", 11211), 5)
+server.sendall(b"stats\r\n")
+print(server.recv(9999).decode())
+"""
+
+
+def test_memcached_is_bounded_and_answers(name: str) -> None:
+    assert f"limit_maxbytes {64 << 20}" in inside(name, "python3", "-", stdin=STATS)
+
+
+def test_docker_limits_logs_and_outlives_its_daemon(name: str) -> None:
+    said = json.loads(inside(name, "docker", "info", "--format", "{{json .}}"))
+    assert said["LiveRestoreEnabled"]
+    assert said["LoggingDriver"] == "json-file"
+    container = json.loads(inside(name, "docker", "inspect", "unisat-kinto"))[0]
+    assert container["HostConfig"]["LogConfig"]["Config"]["max-size"]
+
+
+def test_the_clock_is_watched_and_not_touched(host: Host) -> None:
+    assert "chronyd -F 1 -x" in host.run("ps ax -o args").stdout
+
+
+def test_passwords_open_ssh_only_where_nobody_has_a_key(host: Host, name: str) -> None:
+    settings = host.run("sshd -T").stdout.splitlines()
+    assert f"passwordauthentication {'no' if name == 'default-bookworm' else 'yes'}" in settings
+    assert "permitrootlogin without-password" in settings
+    assert "permitemptypasswords no" in settings
+
+
+def test_the_journal_and_the_watchdog_are_bounded(host: Host) -> None:
+    config = host.run("systemd-analyze cat-config systemd/journald.conf").stdout
+    assert "SystemMaxUse=128M" in config
+    shown = host.run("systemctl show --property=RuntimeWatchdogUSec").stdout.strip()
+    assert shown == "RuntimeWatchdogUSec=15s"
+
+
+def test_security_updates_leave_the_engine_alone(host: Host) -> None:
+    config = host.run("apt-config dump Unattended-Upgrade").stdout
+    origins = re.findall(r'Origins-Pattern:: "(.*)"', config)
+    assert origins
+    assert all("label=Debian-Security" in origin for origin in origins)
+    assert 'Package-Blacklist:: "docker"' in config
+    assert (
+        'APT::Periodic::Unattended-Upgrade "1"' in host.run("apt-config dump APT::Periodic").stdout
+    )
+
+
+def test_the_uart_of_the_pi_belongs_to_the_device() -> None:
+    host = testinfra.get_host("docker://default-bookworm")
+    cmdline = host.file("/boot/firmware/cmdline.txt").content_string
+    assert cmdline == (
+        "console=tty1 root=PARTUUID=1 rootfstype=ext4 fsck.repair=yes rootwait"
+        " cgroup_enable=memory cgroup_memory=1\n"
+    )
+    config = host.file("/boot/firmware/config.txt").content_string
+    assert config.startswith("dtparam=audio=on\n\n[pi4]\narm_boost=1\n")
+    assert config.endswith(
+        "[all]\nenable_uart=1\ndtoverlay=disable-bt\n# END UniSat: the UART belongs to the device\n"
+    )
+    assert host.file("/run/reboot-required").exists
+
+
+# What may be read by everybody, and what programs show of themselves to everybody.
+LEAKS = """
+import os, pathlib, stat, subprocess, sys
+secrets = [line.encode() for line in sys.stdin.read().split()]
+def found(text, where):
+    for secret in secrets:
+        if secret in text:
+            print("a secret is in", where)
+found(subprocess.run(["ps", "axww", "-o", "args"], stdout=subprocess.PIPE).stdout, "ps")
+found(subprocess.run(["journalctl", "--no-pager"], stdout=subprocess.PIPE).stdout, "the journal")
+for top in ("/etc", "/home", "/opt", "/root", "/run", "/srv", "/tmp", "/usr/local", "/var"):
+    for folder, names, files in os.walk(top):
+        # Where others cannot enter, they cannot read.
+        if not os.stat(folder).st_mode & 0o001:
+            names[:] = []
+            continue
+        for name in files:
+            path = pathlib.Path(folder, name)
+            state = path.lstat()
+            seen = state.st_mode & 0o004 or folder.startswith("/var/log")
+            if stat.S_ISREG(state.st_mode) and seen and state.st_size < 50_000_000:
+                found(path.read_bytes(), path)
+"""
+
+
+def test_no_secret_can_be_seen(name: str) -> None:
+    secrets = [path.read_text().strip() for path in (BUILD / "secrets").glob("*/*")]
+    assert len(secrets) >= 10
+    assert inside(name, "python3", "-c", LEAKS, stdin="\n".join(secrets)) == ""
+
+
+def test_secrets_on_the_controller_are_for_its_user_alone() -> None:
+    for path in (BUILD / "secrets").glob("*/*"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
