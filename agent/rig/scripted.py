@@ -269,7 +269,10 @@ class ScriptedServer:
         path = parts.path.removeprefix("/v1")
         if path in {"/", ""}:
             settings = {"batch_max_requests": self.batch_max, "readonly": False}
-            return Reply(200, {"project_name": "scripted", "settings": settings})
+            body: Json = {"project_name": "scripted", "settings": settings}
+            if request.user is not None:
+                body["user"] = {"id": f"account:{request.user}"}
+            return Reply(200, body)
         if path in {"/__heartbeat__", "/__lbheartbeat__"}:
             return Reply(200, {"storage": True, "permission": True, "cache": True})
         if path == "/batch":

@@ -122,6 +122,7 @@ class Courier:
         self._again: list[Batch] = []
         self._retry = _Retry()
         self._turn = 0
+        self._proven = False
         # What happened before the agent started is not known either.
         self._was_away = True
 
@@ -163,6 +164,11 @@ class Courier:
         if self._retry.failures >= PROBE_AFTER_FAILURES and not self._client.alive():
             self._again.append(batch)
             return self._fail("the heartbeat does not answer")
+        if not self._proven:
+            wait_s = self._prove()
+            if wait_s > 0:
+                self._again.append(batch)
+                return wait_s
         return self._deliver(batch)
 
     def abort(self) -> None:
@@ -193,6 +199,26 @@ class Courier:
         return None
 
     # Sending
+
+    def _prove(self) -> float:
+        """Asks whether the account is accepted; returns the seconds to wait where it is not.
+
+        Kinto hashes a wrong password anew for every record of a batch, which takes longer than a
+        read time-out: the answer to a batch would never come, and never say 401.
+        """
+        try:
+            root = self._client.request("GET", "/")
+        except TransportError as error:
+            return self._fail(str(error))
+        if root.status in {401, 403}:
+            return self._pause_all(root.words())
+        if root.status != 200 or not isinstance(root.body, dict):
+            return self._fail(root.words(), root.wait_s())
+        if "user" not in root.body:
+            return self._pause_all("401")
+        self._proven = True
+        self.notices.over("all", f"{self.name}: the account is accepted")
+        return 0.0
 
     def _deliver(self, batch: Batch) -> float:
         records = [waiting.row.record() for waiting in batch.waiting]
@@ -262,7 +288,6 @@ class Courier:
             self._spool.settle(self.name, acked)
             self.figures.acked += len(acked)
             self.figures.last_ack = time.monotonic()
-            self.notices.over("all", f"{self.name}: the account is accepted")
         # The rows that were not settled are still in the spool, and are taken again.
         if denied:
             reasons = [
@@ -380,6 +405,7 @@ class Courier:
 
     def _fail(self, reason: str, wait_s: float | None = None) -> float:
         """Back-off: exponential with full jitter, or as long as the server asked for."""
+        self._proven = False
         self._retry.failures += 1
         self.figures.retries += 1
         self.state = SinkState.BACKING_OFF
@@ -403,6 +429,7 @@ class Courier:
 
     def _pause_all(self, reason: str) -> float:
         """401, or 403 for everything: the sink rests, the rows stay."""
+        self._proven = False
         self.state = SinkState.PAUSED
         self._was_away = True
         self.notices.trouble(

@@ -104,7 +104,7 @@ class Reconciler:
         # Below this number nothing of the spool's own waits for anybody.
         self._own_high = self._spool.lowest_waiting() or self._spool.last_seq + 1
         found = dict.fromkeys(self._clients, 0)
-        for dev_id in self._devices():
+        for dev_id in self._devices(report):
             try:
                 for epoch in {own, *self._epochs(dev_id)}:
                     counts = self._epoch(dev_id, epoch, report)
@@ -120,12 +120,15 @@ class Reconciler:
         _log.info("reconcile: %s", report)
         return report
 
-    def _devices(self) -> list[str]:
+    def _devices(self, report: Report) -> list[str]:
         """The collections of the local Kinto that this account can see, and the spool's."""
         bucket = self._clients["local"].settings.bucket
         found = set(self._spool.devices())
-        for answer in self._pages("local", f"/buckets/{bucket}/collections?_limit=100"):
-            found.update(str(item["id"]) for item in answer.body["data"])
+        try:
+            for answer in self._pages("local", f"/buckets/{bucket}/collections?_limit=100"):
+                found.update(str(item["id"]) for item in answer.body["data"])
+        except ReconcileError as error:
+            report.problems.append(str(error))
         return sorted(found)
 
     def _epochs(self, dev_id: str) -> Iterator[UUID]:

@@ -29,13 +29,13 @@ from unisat_agent.kinto import KintoClient, TransportError
 from unisat_agent.notice import Notices
 from unisat_agent.reader import PortReader, State
 from unisat_agent.reconcile import Reconciler, Report
-from unisat_agent.spool_tools import mark_suspect, open_spool, set_aside
+from unisat_agent.spool_repair import mark_suspect, open_spool, set_aside
 
 TICK_S = 1.0
 TIDY_S = 60.0
 STOP_S = 4.5
 RECONCILE_S = 24 * 3600.0
-RECONCILE_RETRY_S = 60.0
+RECONCILE_RETRY_S = 300.0
 RESTART_FIRST_S = 1.0
 RESTART_MAX_S = 60.0
 # Longer than any request may take, so that only a thread that really hangs counts as hanging.
@@ -276,7 +276,9 @@ class Service:
             with KintoClient(self.config.local) as local, KintoClient(self.config.hub) as hub:
                 state.last = Reconciler(self.spool, local, hub, sync.beat).run()
             state.failure = ""
-            state.due_at = time.monotonic() + RECONCILE_S
+            # Most of what can't be compared can be a little later.
+            next_s = RECONCILE_RETRY_S if state.last.problems else RECONCILE_S
+            state.due_at = time.monotonic() + next_s
             said = str(state.last)
         except (TransportError, ValueError) as error:
             state.failure = said = f"reconcile: {error}"
