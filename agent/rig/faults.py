@@ -99,9 +99,11 @@ def replug(station: Station, satellite: Satellite, rng: random.Random) -> float:
     station.wait_status(
         lambda status: status["ports"][0]["state"] != "reading", "the agent to notice"
     )
-    # Nobody has the old pty open any more: this takes its number, and the satellite gets another.
-    occupied = os.openpty()
+    # Nobody has the old pty open any more: one of these takes its number, the satellite another.
+    occupied: list[int] = []
     try:
+        while len(occupied) < 16 and device not in map(os.ttyname, occupied[1::2]):
+            occupied += os.openpty()
         random_moment(rng, 1.0)
         satellite.signal(SIGNAL_PLUG)
         wait_until(station.link.is_symlink, 15, "the cable to be in", 0.001)
