@@ -23,6 +23,7 @@ from unisat_agent.errors import SpoolError
 from unisat_agent.kinto import KintoClient, TransportError
 from unisat_agent.ports import PortError, PortMissingError, list_ports, open_port, probe
 from unisat_agent.reader import AUTO
+from unisat_agent.spool_repair import set_aside
 
 FREE_MIN_BYTES = 200 * 1024 * 1024
 STATUS_TIMEOUT_S = 5.0
@@ -167,7 +168,7 @@ def _spool(config: Config) -> Finding:
             "spool",
             f"{path} is damaged ({wrong[0]}): restart the agent, it sets it aside by itself",
         )
-    aside = spool_tools.set_aside(path)
+    aside = set_aside(path)
     if aside:
         return Finding(False, "spool", f"a damaged one was set aside as {aside[-1]}")
     return Finding(True, "spool", ", ".join(f"{number} {name}" for name, number in counts.items()))

@@ -34,6 +34,7 @@ from unisat_agent.ports import PortError, PortInfo, list_ports, open_port, probe
 from unisat_agent.reconcile import Reconciler
 from unisat_agent.service import RECONCILE_ANSWER, RECONCILE_ASKED, Service, configure_logging
 from unisat_agent.spool import Spool
+from unisat_agent.spool_repair import open_spool, set_aside
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -231,7 +232,7 @@ def _spool_check(args: argparse.Namespace) -> int:
     if not wrong:
         for name, number in spool_tools.count(path).items():
             print(f"{number:10} {name}")
-    for aside in spool_tools.set_aside(path):
+    for aside in set_aside(path):
         print(f"a damaged spool was set aside: {aside}")
     print(f"{path}: {'DAMAGED: restart the agent, it sets the spool aside' if wrong else 'whole'}")
     return EXIT_FAILED if wrong else 0
@@ -267,7 +268,7 @@ def _spool_restore(args: argparse.Namespace) -> int:
 
 
 def _open_spool(config: Config) -> Spool:
-    return spool_tools.open_spool(
+    return open_spool(
         config.spool_path,
         [sink.name for sink in config.sinks],
         SystemClock(config.clock_synchronised).boot_id,

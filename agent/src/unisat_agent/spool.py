@@ -15,13 +15,13 @@ import os
 import sqlite3
 import threading
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from unisat_agent.clock import ClockState
-from unisat_agent.errors import SpoolCorruptError, SpoolError
+from unisat_agent.errors import SpoolCorruptError, SpoolError, SpoolFullError
 from unisat_agent.queues import Queues
 from unisat_agent.record import Record, Row, Stamp, record_id, row_of
 from unisat_agent.spool_file import (
@@ -32,18 +32,24 @@ from unisat_agent.spool_file import (
     SCHEMA,
     SCHEMA_VERSION,
     SINKS,
-    WAITING,
+    SQL_DONE,
+    SQL_WAITING,
     Reserve,
     RowState,
     connect,
     lock,
     make_row,
+    names,
     translated,
 )
 
 QUARANTINE_ROWS = 10_000
 # The youngest rows are looked through for live records, so this bounds the cost of that look.
 LIVE_WINDOW_ROWS = 100
+EVICT_ROWS = 500
+SWEEP_ROWS = 5000
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +96,7 @@ class Spool:
 
     Raises:
         SpoolBusyError: Another agent has it.
-        SpoolCorruptError: The file is damaged: see `spool_tools.open_spool`.
+        SpoolCorruptError: The file is damaged: see `spool_repair.open_spool`.
         SpoolError: It can't be opened.
     """
 
@@ -108,12 +114,20 @@ class Spool:
         self._first_seq = 0
         self._last_row: Row | None = None
         self._boots: dict[int, str] = {}
+        self._boot_id = boot_id
         self._data_version = 0
+        # Whether there may be a row that no sink waits for, and how far they were swept for age.
+        self._evictable = True
+        self._swept = LOWEST_SEQ
         self._lock_file = lock(path)
         try:
             self._db = connect(path)
-            with self._errors():
-                self._prepare(boot_id)
+            try:
+                with self._errors():
+                    self._prepare()
+            except BaseException:
+                self._db.close()
+                raise
         except BaseException:
             os.close(self._lock_file)
             raise
@@ -182,7 +196,7 @@ class Spool:
             low = self._queues.low(sink, dev_id)
             if low is None:
                 return []
-            select = f"SELECT {ROW_COLUMNS}, {sink} FROM package WHERE {sink} IN {WAITING} "
+            select = f"SELECT {ROW_COLUMNS}, {sink} FROM package WHERE {sink} IN {SQL_WAITING} "
             oldest = self._db.execute(
                 select + "AND dev_id = ? AND seq >= ? ORDER BY seq LIMIT ?",
                 (dev_id, low, limit),
@@ -203,45 +217,62 @@ class Spool:
 
     def settle(self, sink: str, rows: Iterable[Row]) -> None:
         """Commits that the sink has acknowledged these rows, as they were when taken."""
+        rows = list(rows)
         with self._mutex:
-            done: list[Row] = []
-            with self._transaction():
-                for row in rows:
-                    cursor = self._db.execute(
-                        f"UPDATE package SET {sink} = "
-                        f"CASE WHEN revision = ? THEN {RowState.ACKED:d} "
-                        f"ELSE {RowState.STALE:d} END "
-                        f"WHERE seq = ? AND {sink} IN {WAITING} RETURNING {sink}",
-                        (row.revision, row.seq),
-                    )
-                    if any(state == RowState.ACKED for (state,) in cursor.fetchall()):
-                        done.append(row)
-            for row in done:
+            for row, states in self._with_reserve(lambda: self._settle(sink, rows)):
                 self._queues.remove(sink, row.dev_id)
+                self._evictable |= DONE.issuperset(states)
+
+    def _settle(self, sink: str, rows: list[Row]) -> list[tuple[Row, list[int]]]:
+        """The rows that wait no more, and what each sink has of them."""
+        done: list[tuple[Row, list[int]]] = []
+        with self._transaction():
+            for row in rows:
+                cursor = self._db.execute(
+                    f"UPDATE package SET {sink} = CASE WHEN revision = ? "
+                    f"THEN {RowState.ACKED:d} ELSE {RowState.STALE:d} END "
+                    f"WHERE seq = ? AND {sink} IN {SQL_WAITING} RETURNING {sink}, local, hub",
+                    (row.revision, row.seq),
+                )
+                done += [
+                    (row, states) for new, *states in cursor.fetchall() if new == RowState.ACKED
+                ]
+        return done
 
     def mark_stale(self, sink: str, row: Row) -> None:
         """Commits that the sink has this row with another time: it will be written over."""
-        with self._mutex, self._transaction():
-            self._db.execute(
-                f"UPDATE package SET {sink} = {RowState.STALE:d} "
-                f"WHERE seq = ? AND {sink} = {RowState.PENDING:d}",
-                (row.seq,),
-            )
+
+        def write() -> None:
+            with self._transaction():
+                self._db.execute(
+                    f"UPDATE package SET {sink} = {RowState.STALE:d} "
+                    f"WHERE seq = ? AND {sink} = {RowState.PENDING:d}",
+                    (row.seq,),
+                )
+
+        with self._mutex:
+            self._with_reserve(write)
 
     def bury(self, sink: str, row: Row, reason: str, detail: str) -> None:
         """Commits that the sink will never take this row; it is kept and can be retried."""
-        with self._mutex:
+
+        def write() -> int:
             with self._transaction():
                 changed = self._db.execute(
                     f"UPDATE package SET {sink} = {RowState.DEAD:d} "
-                    f"WHERE seq = ? AND {sink} IN {WAITING}",
+                    f"WHERE seq = ? AND {sink} IN {SQL_WAITING}",
                     (row.seq,),
                 ).rowcount
-                self._db.execute(
-                    "INSERT OR REPLACE INTO dead (seq, sink, reason, detail) VALUES (?, ?, ?, ?)",
-                    (row.seq, sink, reason, detail),
-                )
-            if changed:
+                if changed:
+                    self._db.execute(
+                        "INSERT OR REPLACE INTO dead (seq, sink, reason, detail) "
+                        "VALUES (?, ?, ?, ?)",
+                        (row.seq, sink, reason, detail),
+                    )
+                return changed
+
+        with self._mutex:
+            if self._with_reserve(write):
                 self._queues.remove(sink, row.dev_id)
 
     # The clock
@@ -259,11 +290,13 @@ class Spool:
             for sink in SINKS
         )
         with self._mutex:
-            number = self._boot_number(boot_id)
             with self._errors():
-                ((first_seq,),) = self._db.execute(
-                    "SELECT first_seq FROM boot WHERE number = ?", (number,)
-                ).fetchall()
+                found = self._db.execute(
+                    "SELECT number, first_seq FROM boot WHERE boot_id = ?", (boot_id,)
+                ).fetchone()
+            if found is None:
+                return 0
+            number, first_seq = found
             with self._transaction():
                 corrected = self._db.execute(
                     f"UPDATE package SET received_ms = uptime_ms + ?, revision = revision + 1, "
@@ -282,7 +315,7 @@ class Spool:
     def lowest_waiting(self) -> int | None:
         """The lowest own number that some sink still waits for, or None."""
         with self._mutex, self._errors():
-            waits = " OR ".join(f"{sink} IN {WAITING}" for sink in self.sinks)
+            waits = " OR ".join(f"{sink} IN {SQL_WAITING}" for sink in self.sinks)
             ((low,),) = self._db.execute(
                 f"SELECT MIN(seq) FROM package WHERE seq >= ? AND ({waits})",
                 (max(self._settled_below(), 0),),
@@ -303,19 +336,13 @@ class Spool:
             ValueError: When a record was not made by an agent.
         """
         with self._mutex:
-            with self._errors():
-                adopted = {
-                    bytes(rid): (seq, state)
-                    for seq, rid, state in self._db.execute(
-                        f"SELECT seq, record_id, {wanted_by} FROM package WHERE seq < 0"
-                    )
-                }
             expected: list[tuple[str, int]] = []
+            unsynced = 0
             free = min(self._first_seq, 0) - 1
             with self._transaction():
                 for record in records:
                     row = row_of(record, free)
-                    known = adopted.get(row.record_id.bytes) or self._own_row(row, wanted_by)
+                    known = self._adopted(row, wanted_by) or self._own_row(row, wanted_by)
                     if known is None:
                         self._insert(
                             row,
@@ -323,6 +350,7 @@ class Spool:
                             own=False,
                         )
                         expected.append((row.dev_id, free))
+                        unsynced += self._waits_for_time(row)
                         free -= 1
                     elif known[1] in {RowState.ACKED, RowState.UNWANTED}:
                         self._db.execute(
@@ -332,39 +360,57 @@ class Spool:
                         expected.append((row.dev_id, known[0]))
                 self._lower_mark(min((seq for _, seq in expected), default=self._last_seq))
             self._first_seq = min(self._first_seq, free + 1)
+            self.unsynced += unsynced
             for dev_id, seq in expected:
                 self._expect(wanted_by, dev_id, seq)
             return len(expected)
 
     def salvage(self, rows: Iterable[tuple[Row, Mapping[str, RowState]]]) -> int:
-        """Takes over rows of a damaged spool, with the states that they had there.
+        """Takes over rows of another spool, with the states that they had there, all or none.
+
+        Rows that were taken over before are left out; dead letters are tried again.
 
         Returns:
             How many there were.
+
+        Raises:
+            SpoolFullError: There is no room for all of them.
         """
         with self._mutex:
+            taken = unsynced = 0
             free = min(self._first_seq, 0) - 1
             with self._transaction():
-                known = {
-                    bytes(rid)
-                    for (rid,) in self._db.execute("SELECT record_id FROM package WHERE seq < 0")
-                }
                 for row, states in rows:
-                    # An attempt before this one may have been cut off after its commit.
-                    if row.record_id.bytes in known:
+                    if self._adopted(row, "local"):
                         continue
-                    self._insert(replace(row, seq=free), states, own=False)
+                    wanted = {sink: self._wanted(sink, state) for sink, state in states.items()}
+                    self._insert(replace(row, seq=free), wanted, own=False)
+                    unsynced += self._waits_for_time(row)
+                    taken += 1
                     free -= 1
                 self._lower_mark(free)
-            taken = min(self._first_seq, 0) - 1 - free
-            self._first_seq = free + 1
+            self._first_seq = min(self._first_seq, free + 1)
+            self.unsynced += unsynced
+            self._evictable = True
             self.recount()
             return taken
+
+    def _wanted(self, sink: str, state: RowState) -> RowState:
+        """What a row of another spool is for a sink of this one."""
+        if sink not in self.sinks:
+            return RowState.UNWANTED if state is not RowState.ACKED else state
+        return RowState.PENDING if state in {RowState.DEAD, RowState.UNWANTED} else state
+
+    def _waits_for_time(self, row: Row) -> bool:
+        return row.stamp.clock is ClockState.UNSYNCED and row.stamp.boot_id == self._boot_id
 
     # Keeping house
 
     def tidy(self, history_before_ms: int | None) -> int:
         """Evicts acknowledged rows: those received before, and the oldest when room is short.
+
+        One call looks at SWEEP_ROWS rows for their age, and the next call at those after them:
+        nobody waits long for it, however much history there is.
 
         Returns:
             How many rows were evicted.
@@ -372,10 +418,12 @@ class Spool:
         evicted = 0
         with self._mutex:
             with self._transaction():
-                self._set_meta("settled_below", self._settled_below())
+                # The mark must not pass the dead letters that another process lets wait again.
+                self.refresh()
+                if self._meta("settled_below") != str(self._settled_below()):
+                    self._set_meta("settled_below", self._settled_below())
             if history_before_ms is not None:
-                while batch := self._evict("AND received_ms < ?", (history_before_ms,)):
-                    evicted += batch
+                evicted = self._sweep(history_before_ms)
             while self.used_bytes() > 0.9 * self._max_pages * PAGE_BYTES:
                 if not (batch := self._evict()):
                     break
@@ -384,21 +432,35 @@ class Spool:
         return evicted
 
     def make_room(self) -> int:
-        """After SpoolFullError: gives up the reserve and evicts the oldest acknowledged rows.
-
-        With the disk full, SQLite can't even delete; the reserve's room is what lets it.
+        """After SpoolFullError: evicts the oldest acknowledged rows.
 
         Returns:
             How many rows were evicted.
         """
         with self._mutex:
-            self._reserve.give_up()
-            evicted = 0
-            with contextlib.suppress(SpoolError):
-                evicted = self._evict()
-            with contextlib.suppress(sqlite3.Error):
-                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            evicted = self._use_reserve()
+            if not evicted:
+                # Only acknowledgements can make room now, and to write them down takes some.
+                self._reserve.take()
             return evicted
+
+    def _use_reserve(self) -> int:
+        """With the disk full, SQLite can't even delete; the reserve's room is what lets it."""
+        self._reserve.give_up()
+        evicted = 0
+        with contextlib.suppress(SpoolError):
+            evicted = self._evict()
+        with contextlib.suppress(sqlite3.Error):
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return evicted
+
+    def _with_reserve(self, write: Callable[[], _T]) -> _T:
+        """Does what makes rows leave one day, with the room of the reserve if there is no other."""
+        try:
+            return write()
+        except SpoolFullError:
+            self._use_reserve()
+            return write()
 
     def refresh(self) -> bool:
         """Takes notice of what another process (`dead retry`) changed in the file."""
@@ -417,7 +479,7 @@ class Spool:
             for sink in self.sinks:
                 found = self._db.execute(
                     f"SELECT dev_id, COUNT(*), MIN(seq) FROM package "
-                    f"WHERE seq >= ? AND {sink} IN {WAITING} GROUP BY dev_id",
+                    f"WHERE seq >= ? AND {sink} IN {SQL_WAITING} GROUP BY dev_id",
                     (start,),
                 )
                 self._queues.recount(sink, found)
@@ -458,7 +520,7 @@ class Spool:
                 return None
             found = self._db.execute(
                 f"SELECT received_ms, uptime_ms, boot FROM package "
-                f"WHERE seq >= ? AND {sink} IN {WAITING} ORDER BY seq LIMIT 1",
+                f"WHERE seq >= ? AND {sink} IN {SQL_WAITING} ORDER BY seq LIMIT 1",
                 (low,),
             ).fetchone()
             if found is None:
@@ -505,7 +567,7 @@ class Spool:
 
     # Inside
 
-    def _prepare(self, boot_id: str) -> None:
+    def _prepare(self) -> None:
         db = self._db
         db.execute(f"PRAGMA page_size = {PAGE_BYTES}")
         db.execute("PRAGMA journal_mode = WAL")
@@ -524,22 +586,21 @@ class Spool:
                 self._set_meta("epoch", uuid.uuid4())
                 db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             self._follow_configuration()
-        epoch = self._meta("epoch")
-        if epoch is None:
-            raise SpoolCorruptError(f"{self.path}: has no epoch")
-        self.epoch = uuid.UUID(epoch)
+        try:
+            self.epoch, self._boots = names(db)
+        except ValueError as error:
+            raise SpoolCorruptError(
+                f"{self.path}: the spool is damaged: it has no epoch"
+            ) from error
         # Of AUTOINCREMENT, not of the rows: a number never comes back, evicted or not.
         found = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'package'").fetchone()
         self._last_seq = max(int(found[0]), 0) if found else 0
         ((first,),) = db.execute("SELECT MIN(seq) FROM package").fetchall()
         self._first_seq = first if first is not None else 0
-        self._boots = dict(db.execute("SELECT number, boot_id FROM boot"))
-        boot = self._boot_number(boot_id)
         ((self.unsynced,),) = db.execute(
-            "SELECT COUNT(*) FROM package "
-            "WHERE seq >= (SELECT first_seq FROM boot WHERE number = ?) AND boot = ? "
-            f"AND clock = {ClockState.UNSYNCED:d}",
-            (boot, boot),
+            "SELECT COUNT(*) FROM boot JOIN package ON seq >= first_seq AND boot = number "
+            f"WHERE boot_id = ? AND clock = {ClockState.UNSYNCED:d}",
+            (self._boot_id,),
         ).fetchall()
         last = db.execute(f"SELECT {ROW_COLUMNS} FROM package ORDER BY seq DESC LIMIT 1").fetchone()
         self._last_row = self._row(last) if last else None
@@ -559,12 +620,14 @@ class Spool:
                 )
             else:
                 self._db.execute(
-                    f"UPDATE package SET {sink} = {RowState.UNWANTED:d} WHERE {sink} IN {WAITING}"
+                    f"UPDATE package SET {sink} = {RowState.UNWANTED:d} "
+                    f"WHERE {sink} IN {SQL_WAITING}"
                 )
             self._set_meta(f"sink.{sink}", there)
             self._lower_mark(LOWEST_SEQ)
 
     def _insert(self, row: Row, states: Mapping[str, RowState], *, own: bool) -> None:
+        boot = self._boot_number(row.stamp.boot_id, row.seq)
         self._db.execute(
             f"INSERT INTO package ({ROW_COLUMNS}, local, hub) "
             f"VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -574,7 +637,7 @@ class Spool:
                 row.dev_id,
                 row.stamp.received_ms,
                 row.stamp.uptime_ms,
-                self._boot_number(row.stamp.boot_id),
+                boot,
                 row.stamp.clock,
                 row.revision,
                 row.payload,
@@ -606,13 +669,53 @@ class Spool:
         ).fetchone()
         return None if found is None else (found[0], found[1])
 
-    def _evict(self, condition: str = "", values: tuple[Any, ...] = ()) -> int:
+    def _adopted(self, row: Row, sink: str) -> tuple[int, int] | None:
+        """Row number and state of a record that this spool took over."""
+        found = self._db.execute(
+            f"SELECT seq, {sink} FROM package WHERE seq < 0 AND record_id = ?",
+            (row.record_id.bytes,),
+        ).fetchone()
+        return None if found is None else (found[0], found[1])
+
+    def _evict(self) -> int:
+        """Evicts the oldest rows that no sink waits for."""
+        if not self._evictable:
+            return 0
+        evicted = self._delete(
+            f"seq IN (SELECT seq FROM package WHERE local IN {SQL_DONE} AND hub IN {SQL_DONE} "
+            "ORDER BY seq LIMIT ?)",
+            (EVICT_ROWS,),
+        )
+        # So that a spool full of waiting rows is not searched again until some are acknowledged.
+        self._evictable = evicted == EVICT_ROWS
+        return evicted
+
+    def _sweep(self, before_ms: int) -> int:
+        """Evicts old rows from the next part of the spool."""
+        with self._errors():
+            ((count, last),) = self._db.execute(
+                "SELECT COUNT(*), MAX(seq) FROM "
+                "(SELECT seq FROM package WHERE seq > ? ORDER BY seq LIMIT ?)",
+                (self._swept, SWEEP_ROWS),
+            ).fetchall()
+        evicted = self._delete(
+            f"seq > ? AND seq <= ? AND received_ms < ? "
+            f"AND local IN {SQL_DONE} AND hub IN {SQL_DONE}",
+            (self._swept, last, before_ms),
+        )
+        self._swept = last if count == SWEEP_ROWS else LOWEST_SEQ
+        return evicted
+
+    def _delete(self, condition: str, values: tuple[int, ...]) -> int:
         with self._transaction():
-            return self._db.execute(
-                "DELETE FROM package WHERE seq IN (SELECT seq FROM package "
-                f"WHERE local IN {DONE} AND hub IN {DONE} {condition} ORDER BY seq LIMIT 500)",
-                values,
-            ).rowcount
+            gone = self._db.execute(
+                f"DELETE FROM package WHERE {condition} RETURNING clock, boot", values
+            ).fetchall()
+        self.unsynced -= sum(
+            clock == ClockState.UNSYNCED and self._boots.get(boot) == self._boot_id
+            for clock, boot in gone
+        )
+        return len(gone)
 
     def _expect(self, sink: str, dev_id: str, seq: int) -> None:
         self._queues.add(sink, dev_id, seq)
@@ -627,12 +730,18 @@ class Spool:
         mark = int(self._meta("settled_below") or LOWEST_SEQ)
         self._set_meta("settled_below", min(mark, seq))
 
-    def _boot_number(self, boot_id: str) -> int:
+    def _boot_number(self, boot_id: str, seq: int) -> int:
+        """The number of a boot that has the row `seq`."""
         for number, known in self._boots.items():
             if known == boot_id:
+                if seq < 0:
+                    self._db.execute(
+                        "UPDATE boot SET first_seq = ? WHERE number = ? AND first_seq > ?",
+                        (seq, number, seq),
+                    )
                 return number
         cursor = self._db.execute(
-            "INSERT INTO boot (boot_id, first_seq) VALUES (?, ?)", (boot_id, self._last_seq + 1)
+            "INSERT INTO boot (boot_id, first_seq) VALUES (?, ?)", (boot_id, seq)
         )
         number = cursor.lastrowid or 0
         self._boots[number] = boot_id

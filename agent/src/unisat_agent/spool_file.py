@@ -23,6 +23,8 @@ PAGE_BYTES = 1024
 RESERVE_BYTES = 1024 * 1024
 BUSY_TIMEOUT_S = 10.0
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+# What a worn-out SD card gives: the page can't be read, and never will be.
+_UNREADABLE = {sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_CORRUPTFS}
 
 LOWEST_SEQ = -(2**62)
 SCHEMA_VERSION = 1
@@ -45,6 +47,8 @@ CREATE TABLE package (
     epoch BLOB,          -- of an adopted record; NULL is this spool's own
     record_seq INTEGER   -- of an adopted record; NULL is seq
 );
+-- Of adopted records alone, so that it costs a package nothing.
+CREATE INDEX adopted ON package (record_id) WHERE seq < 0;
 CREATE TABLE dead (seq INTEGER NOT NULL, sink TEXT NOT NULL, reason TEXT NOT NULL,
                    detail TEXT NOT NULL, PRIMARY KEY (seq, sink)) WITHOUT ROWID;
 CREATE TABLE quarantine (number INTEGER PRIMARY KEY, received_ms INTEGER NOT NULL,
@@ -68,8 +72,10 @@ class RowState(IntEnum):
     """There is no such sink in this station."""
 
 
-WAITING = f"({RowState.PENDING:d}, {RowState.STALE:d})"
-DONE = f"({RowState.ACKED:d}, {RowState.UNWANTED:d})"
+WAITING = frozenset({RowState.PENDING, RowState.STALE})
+DONE = frozenset({RowState.ACKED, RowState.UNWANTED})
+SQL_WAITING = f"({RowState.PENDING:d}, {RowState.STALE:d})"
+SQL_DONE = f"({RowState.ACKED:d}, {RowState.UNWANTED:d})"
 
 
 class Reserve:
@@ -94,18 +100,31 @@ class Reserve:
 
 
 def make_row(columns: Sequence[Any], boots: Mapping[int, str], epoch: uuid.UUID) -> Row:
-    """The row of ROW_COLUMNS."""
+    """The row of ROW_COLUMNS.
+
+    Raises:
+        SpoolCorruptError: It can't be one.
+    """
     (seq, rid, dev_id, received, uptime, boot, clock, revision, payload, own, number) = columns[:11]
-    return Row(
-        seq=seq,
-        record_id=uuid.UUID(bytes=rid),
-        dev_id=dev_id,
-        stamp=Stamp(received, uptime, boots[boot], ClockState(clock)),
-        payload=payload,
-        revision=revision,
-        epoch=epoch if own is None else uuid.UUID(bytes=own),
-        record_seq=seq if number is None else number,
-    )
+    try:
+        return Row(
+            seq=seq,
+            record_id=uuid.UUID(bytes=rid),
+            dev_id=dev_id,
+            stamp=Stamp(received, uptime, boots[boot], ClockState(clock)),
+            payload=payload,
+            revision=revision,
+            epoch=epoch if own is None else uuid.UUID(bytes=own),
+            record_seq=seq if number is None else number,
+        )
+    except (KeyError, ValueError, TypeError) as error:
+        raise SpoolCorruptError(f"the spool is damaged: row {seq} is no package") from error
+
+
+def names(db: sqlite3.Connection) -> tuple[uuid.UUID, dict[int, str]]:
+    """The spool's epoch, and the boot ids by number."""
+    ((epoch,),) = db.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchall()
+    return uuid.UUID(epoch), dict(db.execute("SELECT number, boot_id FROM boot"))
 
 
 def lock(path: Path) -> int:
@@ -159,12 +178,13 @@ def translated(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        extended = getattr(error, "sqlite_errorcode", 0)
+        code = extended & 0xFF
         if code == sqlite3.SQLITE_FULL:
             raise SpoolFullError(
                 f"{path}: there is no room for another package: free space on the disk, or raise "
                 f"[spool] max_mb"
             ) from error
-        if code in _DAMAGE:
+        if code in _DAMAGE or extended in _UNREADABLE:
             raise SpoolCorruptError(f"{path}: the spool is damaged: {error}") from error
         raise SpoolError(f"{path}: the spool can't be used: {error}") from error

@@ -1,7 +1,7 @@
-"""What is done to a spool beside delivering: opening it when damaged, checking, exporting.
+"""What is done to a spool beside delivering: checking, exporting, copying, retrying dead letters.
 
-All but `open_spool` and `restore` work on the file of a running agent too: reading is safe beside
-it, and what `retry_dead` changes is noticed by the agent.
+All but `restore` work on the file of a running agent too: reading is safe beside it, and what
+`retry_dead` changes is noticed by the agent.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
-import logging
 import os
 import sqlite3
 import time
@@ -19,20 +18,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from unisat_agent.errors import SpoolCorruptError, SpoolError
+from unisat_agent.errors import SpoolError
 from unisat_agent.record import Row
 from unisat_agent.spool import Spool
 from unisat_agent.spool_file import (
     ROW_COLUMNS,
     SINKS,
+    SQL_DONE,
+    SQL_WAITING,
     RowState,
     connect,
-    lock,
     make_row,
+    names,
     translated,
 )
 
-_log = logging.getLogger(__name__)
 _PROGRESS_ROWS = 1000
 
 
@@ -44,38 +44,6 @@ class DeadLetter:
     sink: str
     reason: str
     detail: str
-
-
-def open_spool(path: Path, sinks: Iterable[str], boot_id: str, max_bytes: int) -> Spool:
-    """Opens the spool; a damaged one is set aside, and what can be read of it taken over.
-
-    It may be interrupted anywhere: a file keeps the name `….damaged-N` until its rows are safe in
-    the new spool, and is called `….corrupt-N` from then on.
-
-    Raises:
-        SpoolBusyError: Another agent has it.
-        SpoolError: It can't be opened for another reason.
-    """
-    sinks = tuple(sinks)
-    if not _suspect_mark(path).exists():
-        try:
-            return _with_salvaged(Spool(path, sinks, boot_id, max_bytes))
-        except SpoolCorruptError as error:
-            _log.error("%s", error)
-            mark_suspect(path)
-    _set_aside(path)
-    return _with_salvaged(Spool(path, sinks, boot_id, max_bytes))
-
-
-def mark_suspect(path: Path) -> None:
-    """Leaves a mark that the spool is damaged, for the next `open_spool`."""
-    with contextlib.suppress(OSError):
-        _suspect_mark(path).touch()
-
-
-def set_aside(path: Path) -> list[Path]:
-    """The damaged spools that were set aside beside this one."""
-    return _databases(path, "corrupt")
 
 
 def check(path: Path) -> list[str]:
@@ -106,12 +74,10 @@ def count(path: Path) -> dict[str, int]:
     Raises:
         SpoolError: It can't be read.
     """
-    waiting = (RowState.PENDING, RowState.STALE)
     questions = {
         "packages": "SELECT COUNT(*) FROM package",
         **{
-            f"waiting for {sink}": f"SELECT COUNT(*) FROM package WHERE {sink} IN "
-            f"({waiting[0]:d}, {waiting[1]:d})"
+            f"waiting for {sink}": f"SELECT COUNT(*) FROM package WHERE {sink} IN {SQL_WAITING}"
             for sink in SINKS
         },
         "dead letters": "SELECT COUNT(*) FROM dead",
@@ -129,7 +95,7 @@ def rows(path: Path) -> Iterator[Row]:
     """
     with _reading(path) as db:
         db.execute("BEGIN")
-        epoch, boots = _names(db)
+        epoch, boots = names(db)
         for columns in db.execute(f"SELECT {ROW_COLUMNS} FROM package ORDER BY seq"):
             yield make_row(columns, boots, epoch)
 
@@ -180,7 +146,7 @@ def dead_letters(path: Path) -> list[DeadLetter]:
         SpoolError: It can't be read.
     """
     with _reading(path) as db:
-        epoch, boots = _names(db)
+        epoch, boots = names(db)
         wanted = ", ".join(f"package.{name}" for name in ROW_COLUMNS.split(", "))
         return [
             DeadLetter(make_row(columns, boots, epoch), *columns[-3:])
@@ -268,21 +234,14 @@ def restore(spool: Spool, source: Path) -> int:
 
 def _undelivered(db: sqlite3.Connection) -> Iterator[tuple[Row, dict[str, RowState]]]:
     """The rows of a whole spool that some sink has not, and that `present` has not."""
-    settled = (RowState.ACKED, RowState.UNWANTED)
-    epoch, boots = _names(db)
+    epoch, boots = names(db)
     for *columns, local, hub in db.execute(
-        f"SELECT {ROW_COLUMNS}, local, hub FROM main.package WHERE NOT "
-        f"(local IN ({settled[0]:d}, {settled[1]:d}) AND hub IN ({settled[0]:d}, {settled[1]:d})) "
+        f"SELECT {ROW_COLUMNS}, local, hub FROM main.package "
+        f"WHERE NOT (local IN {SQL_DONE} AND hub IN {SQL_DONE}) "
         "AND record_id NOT IN (SELECT record_id FROM present.package) ORDER BY seq"
     ):
-        states = dict(zip(SINKS, (RowState(local), RowState(hub)), strict=True))
-        yield (
-            make_row(columns, boots, epoch),
-            {
-                sink: RowState.PENDING if state is RowState.DEAD else state
-                for sink, state in states.items()
-            },
-        )
+        states = zip(SINKS, (RowState(local), RowState(hub)), strict=True)
+        yield make_row(columns, boots, epoch), dict(states)
 
 
 def ask(path: Path, note: str, answer: str, deadline_s: float) -> str | None:
@@ -306,98 +265,9 @@ def ask(path: Path, note: str, answer: str, deadline_s: float) -> str | None:
     return None
 
 
-def _names(db: sqlite3.Connection) -> tuple[uuid.UUID, dict[int, str]]:
-    """The spool's epoch, and the boot ids by number."""
-    ((epoch,),) = db.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchall()
-    return uuid.UUID(epoch), dict(db.execute("SELECT number, boot_id FROM boot"))
-
-
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[sqlite3.Connection]:
     if not path.exists():
         raise SpoolError(f"{path}: there is no spool yet: has the agent run with this file?")
     with translated(path), contextlib.closing(connect(path, read_only=True)) as db:
         yield db
-
-
-def _suspect_mark(path: Path) -> Path:
-    return path.with_name(path.name + ".suspect")
-
-
-def _set_aside(path: Path) -> None:
-    """Renames the spool and what SQLite keeps beside it; the name stays at its head."""
-    descriptor = lock(path)
-    try:
-        number = len(set_aside(path)) + 1
-        while any(path.parent.glob(f"{path.name}.*-{number}")):
-            number += 1
-        # The log goes first: a new spool must never be opened with the log of the old one.
-        for suffix in ("-wal", "-shm", ""):
-            part = path.with_name(path.name + suffix)
-            if part.exists():
-                part.rename(path.with_name(f"{path.name}.damaged-{number}{suffix}"))
-        _suspect_mark(path).unlink(missing_ok=True)
-    finally:
-        os.close(descriptor)
-
-
-def _with_salvaged(spool: Spool) -> Spool:
-    """Takes over the rows of the spools that were set aside and not yet read."""
-    for damaged in _databases(spool.path, "damaged"):
-        salvaged = spool.salvage(list(_readable(damaged)))
-        aside = Path(str(damaged).replace(".damaged-", ".corrupt-"))
-        for suffix in ("-wal", "-shm", ""):
-            part = damaged.with_name(damaged.name + suffix)
-            if part.exists():
-                part.rename(aside.with_name(aside.name + suffix))
-        _log.error(
-            "the damaged spool was set aside as %s; %d packages that were still to be delivered "
-            "were salvaged into a new one",
-            aside,
-            salvaged,
-        )
-    return spool
-
-
-def _databases(path: Path, word: str) -> list[Path]:
-    return sorted(
-        found
-        for found in path.parent.glob(f"{path.name}.{word}-*")
-        if not found.name.endswith(("-wal", "-shm"))
-    )
-
-
-def _readable(path: Path) -> Iterator[tuple[Row, dict[str, RowState]]]:
-    """The rows of a damaged spool that some sink waits for, as far as they can be read."""
-    if not path.exists():
-        return
-    with contextlib.closing(connect(path)) as db:
-        try:
-            epoch, boots = _names(db)
-        except (sqlite3.Error, ValueError):
-            return
-        # Two questions: asked together, SQLite would read every page, the damaged ones too.
-        low = _ask_number(db, "SELECT MIN(seq) FROM package", 1)
-        high = _ask_number(db, "SELECT MAX(seq) FROM package", None)
-        if high is None:
-            high = _ask_number(db, "SELECT MAX(seq) FROM sqlite_sequence", 0)
-        for seq in range(low or 0, (high or 0) + 1):
-            # One by one, so that a damaged page costs its own rows and no others.
-            with contextlib.suppress(sqlite3.Error, KeyError, ValueError, TypeError):
-                columns = db.execute(
-                    f"SELECT {ROW_COLUMNS}, local, hub FROM package WHERE seq = ?", (seq,)
-                ).fetchone()
-                if columns is None:
-                    continue
-                states = dict(zip(SINKS, map(RowState, columns[-2:]), strict=True))
-                if {RowState.PENDING, RowState.STALE} & set(states.values()):
-                    yield make_row(columns, boots, epoch), states
-
-
-def _ask_number(db: sqlite3.Connection, question: str, otherwise: int | None) -> int | None:
-    """One number from a file that may be damaged."""
-    try:
-        ((number,),) = db.execute(question).fetchall()
-    except sqlite3.Error:
-        return otherwise
-    return otherwise if number is None else int(number)
