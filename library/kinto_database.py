@@ -36,8 +36,6 @@ options:
   owner: {description: The role that owns it., type: str, default: kinto}
   scratch: {description: "A database beside it, made anew.", type: str, default: kinto_scratch}
   file: {description: A dump of pg_dump's custom format., type: path}
-  socket: {description: Folder of the server's Unix socket., type: path, default: /run/postgresql}
-  port: {description: The server's port., type: int, default: 5432}
 author: UniSat
 """
 
@@ -62,6 +60,7 @@ added:
 """
 
 ADMIN = "postgres"
+SOCKET = "/run/postgresql"
 # Kinto's own tables, in the order in which they are merged.
 TABLES = ("objects", "timestamps", "access_control_entries", "user_principals")
 MB = 1024 * 1024
@@ -82,9 +81,6 @@ class FailError(Exception):
 class Server:
     """The PostgreSQL of this host, as its administrator."""
 
-    def __init__(self, socket: str, port: int) -> None:
-        self.socket, self.port = socket, port
-
     @contextlib.contextmanager
     def connection(self, database: str, **session: Any) -> Iterator[Any]:
         """A connection in one transaction, committed at the end; psycopg2's session options."""
@@ -93,9 +89,7 @@ class Server:
         # The server believes the socket's peer: for this moment that is its own user.
         os.seteuid(pwd.getpwnam(ADMIN).pw_uid)
         try:
-            connection = psycopg2.connect(
-                dbname=database, user=ADMIN, host=self.socket, port=self.port
-            )
+            connection = psycopg2.connect(dbname=database, user=ADMIN, host=SOCKET)
         except psycopg2.OperationalError as error:
             raise FailError(f"PostgreSQL: {str(error).strip()}") from error
         finally:
@@ -124,7 +118,7 @@ class Server:
         if found is None:
             raise FailError(f"{program} is not installed: run site.yml first")
         done = subprocess.run(
-            [found, f"--host={self.socket}", f"--port={self.port}", *arguments],
+            [found, f"--host={SOCKET}", *arguments],
             user=ADMIN,
             group=ADMIN,
             extra_groups=[],
@@ -333,14 +327,12 @@ def main() -> None:
             "owner": {"default": "kinto"},
             "scratch": {"default": "kinto_scratch"},
             "file": {"type": "path"},
-            "socket": {"type": "path", "default": "/run/postgresql"},
-            "port": {"type": "int", "default": 5432},
         },
         required_if=[("action", "dump", ["file"]), ("action", "load", ["file"])],
         supports_check_mode=True,
     )
     p = module.params
-    server = Server(p["socket"], p["port"])
+    server = Server()
     action, database, scratch = p["action"], p["database"], p["scratch"]
     if module.check_mode and action != "count":
         module.exit_json(changed=True)
