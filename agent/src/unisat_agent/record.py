@@ -6,6 +6,7 @@ on the time, so that a time corrected later does not make another record of the 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import uuid
@@ -15,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from unisat_agent.clock import ClockState
-from unisat_agent.psott import Package
+from unisat_agent.psott import Package, is_identifier
 
 Record = dict[str, Any]
 
@@ -23,6 +24,8 @@ Record = dict[str, Any]
 _TIME_KEYS = frozenset({"timestamp", "received_at", "clock"})
 _SERVER_KEYS = frozenset({"last_modified", "schema"})
 _IDENTITY_KEYS = frozenset({"id", "devID", "epoch", "seq", "boot_id", "uptime"})
+# What SQLite can store.
+_MAX_INTEGER = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,25 +107,33 @@ def row_of(record: Mapping[str, Any], seq: int) -> Row:
         ValueError: When the record was not made by an agent.
     """
     try:
+        number, uptime_s = record["seq"], record["uptime"]
+        if not (isinstance(number, int) and 0 < number <= _MAX_INTEGER):
+            raise ValueError(f"seq {number!r}")
+        if not 0 <= uptime_s <= _MAX_INTEGER / 1000:
+            raise ValueError(f"uptime {uptime_s!r}")
+        if not (is_identifier(record["devID"]) and isinstance(record["boot_id"], str)):
+            raise ValueError(f"devID {record['devID']!r}, boot_id {record['boot_id']!r}")
+        received = datetime.fromisoformat(record["received_at"])
         stamp = Stamp(
-            received_ms=round(datetime.fromisoformat(record["received_at"]).timestamp() * 1000),
-            uptime_ms=round(record["uptime"] * 1000),
-            boot_id=str(record["boot_id"]),
-            clock=ClockState[str(record["clock"]).upper()],
+            received_ms=round(received.timestamp() * 1000),
+            uptime_ms=round(uptime_s * 1000),
+            boot_id=record["boot_id"],
+            clock=ClockState[record["clock"].upper()],
         )
         known = _TIME_KEYS | _SERVER_KEYS | _IDENTITY_KEYS
         return Row(
             seq=seq,
             record_id=uuid.UUID(record["id"]),
-            dev_id=str(record["devID"]),
+            dev_id=record["devID"],
             stamp=stamp,
             payload=_canonical({k: v for k, v in record.items() if k not in known}),
             revision=0,
             epoch=uuid.UUID(record["epoch"]),
-            record_seq=int(record["seq"]),
+            record_seq=number,
         )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"not a record of an agent: {error!r}") from error
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        raise ValueError(f"not a record of an agent: {error}") from error
 
 
 def format_utc(wall_ms: int) -> str:
@@ -133,8 +144,12 @@ def format_utc(wall_ms: int) -> str:
 
 def _comparable(value: Any) -> Any:
     """PostgreSQL gives 1e23 back as an integer of 24 digits: numbers are compared as doubles."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    if isinstance(value, bool):
+        # For Python, True is 1.
+        return ("boolean", value)
+    if isinstance(value, int):
+        with contextlib.suppress(OverflowError):
+            return float(value)
     return value
 
 
