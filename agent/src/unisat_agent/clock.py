@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import time
 from enum import IntEnum
 from pathlib import Path
@@ -76,7 +77,8 @@ class SystemClock:
         if self._source == "always":
             return True
         if self._source != "kernel":
-            return Path(self._source).exists()
+            # Not Path.exists(), which raises where the folder may not be entered.
+            return os.access(self._source, os.F_OK)
         timex = ctypes.create_string_buffer(_TIMEX_BYTES)
         if self._libc.adjtimex(timex) < 0:
             return False
