@@ -429,6 +429,7 @@ class _Handler(BaseHTTPRequestHandler):
     """Reads a request, asks the ScriptedServer, carries the answer or the fault out."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     scripted: ScriptedServer
 
     def __getattr__(self, name: str) -> Callable[[], None]:

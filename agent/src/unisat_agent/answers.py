@@ -102,7 +102,9 @@ def _read_items(answer: Answer, record_ids: Sequence[str], wait_s: float | None)
             # Kinto rolled the transaction back and went on: a 201 beside it may be a lie.
             return Verdict(Meaning.UNKNOWN, "409: another writer was in the way", wait_s=wait_s)
         if status not in _FATES:
-            return Verdict(Meaning.BROKEN, f"{status} for record {record_id}", wait_s=wait_s)
+            # Such as 405, of a Kinto that is read-only for a while: no record's fault.
+            meaning = Meaning.BROKEN if status >= 500 else Meaning.UNKNOWN
+            return Verdict(meaning, f"{status} for record {record_id}", wait_s=wait_s)
         if _FATES[status] is Fate.LATER:
             wait_s = max(wait_s or 0.0, asked_wait_s(_lower(item.get("headers"))) or 0.0)
         fates.append(_FATES[status])

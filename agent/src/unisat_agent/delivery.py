@@ -18,6 +18,7 @@ from typing import Any
 
 from unisat_agent.answers import Fate, Meaning, Verdict, read_answer
 from unisat_agent.clock import Clock
+from unisat_agent.errors import SpoolCorruptError
 from unisat_agent.kinto import Answer, KintoClient, TransportError
 from unisat_agent.notice import Notices
 from unisat_agent.record import Record, Row, same_package, same_time
@@ -29,6 +30,8 @@ PROBE_AFTER_FAILURES = 5
 SUSPECT_AFTER_FAILURES = 3
 PAUSE_S = 300.0
 IDLE_S = 1.0
+# After so long a sink that took only small batches is offered large ones again.
+LIMIT_S = 3600.0
 # A wait is cut into slices, so that the thread shows that it is alive.
 SLICE_S = 5.0
 
@@ -80,6 +83,8 @@ class _Retry:
     failures: int = 0
     not_before: float = 0.0
     denied_until: dict[str, float] = field(default_factory=dict)
+    created: set[str] = field(default_factory=set)
+    """Collections that were made, and took no record since."""
 
 
 class Courier:
@@ -119,6 +124,8 @@ class Courier:
         self._on_idle = on_idle
         self._rng = rng or random.Random()  # noqa: S311 - jitter, not a secret
         self._limit = client.settings.batch_max
+        self._limit_until = 0.0
+        self._beat: Callable[[], None] = lambda: None
         self._again: list[Batch] = []
         self._retry = _Retry()
         self._turn = 0
@@ -132,6 +139,7 @@ class Courier:
         Raises:
             SpoolError: The spool can't be used.
         """
+        self._beat = beat
         news = self._spool.news[self.name]
         while not self._stop.is_set():
             beat()
@@ -161,7 +169,7 @@ class Courier:
                 away, self._was_away = self._was_away, False
                 self._on_idle(away)
             return IDLE_S
-        if self._retry.failures >= PROBE_AFTER_FAILURES and not self._client.alive():
+        if self._retry.failures >= PROBE_AFTER_FAILURES and not self._alive():
             self._again.append(batch)
             return self._fail("the heartbeat does not answer")
         if not self._proven:
@@ -187,6 +195,8 @@ class Courier:
             for dev_id in self._spool.devices_waiting(self.name)
             if denied.get(dev_id, 0.0) <= now
         ]
+        if self._limit_until <= now:
+            self._limit = self._client.settings.batch_max
         hold = None
         if self._hold_ms:
             hold = Hold(self._clock.boot_id, self._clock.uptime_ms() - self._hold_ms)
@@ -207,7 +217,7 @@ class Courier:
         read time-out: the answer to a batch would never come, and never say 401.
         """
         try:
-            root = self._client.request("GET", "/")
+            root = self._request("GET", "/")
         except TransportError as error:
             return self._fail(str(error))
         if root.status in {401, 403}:
@@ -221,10 +231,10 @@ class Courier:
         return 0.0
 
     def _deliver(self, batch: Batch) -> float:
-        records = [waiting.row.record() for waiting in batch.waiting]
+        records = [_record(waiting.row) for waiting in batch.waiting]
         self.figures.batches += 1
         try:
-            answer = self._client.request("POST", "/batch", self._requests(batch, records))
+            answer = self._request("POST", "/batch", self._requests(batch, records))
         except TransportError as error:
             self._again.append(batch)
             return self._fail(str(error))
@@ -232,19 +242,28 @@ class Courier:
         match verdict.meaning:
             case Meaning.EACH:
                 return self._each(batch, records, verdict)
-            case Meaning.UNKNOWN:
+            case Meaning.UNKNOWN | Meaning.LATER:
                 self._again.append(batch)
                 return self._fail(verdict.reason, verdict.wait_s)
-            case Meaning.LATER:
-                self._again.append(batch)
-                return self._wait(verdict.wait_s)
             case Meaning.BROKEN:
                 return self._broken(batch, verdict)
             case Meaning.DENIED:
                 return self._pause_all(verdict.reason)
             case Meaning.TOO_LARGE | Meaning.REFUSED:
+                self._answered()
                 self._split(batch, verdict.reason)
                 return 0.0
+
+    def _request(
+        self, method: str, path: str, body: object = None, headers: dict[str, str] | None = None
+    ) -> Answer:
+        # A batch may lead to several requests, each as long as the time-outs let it be.
+        self._beat()
+        return self._client.request(method, path, body, headers)
+
+    def _alive(self) -> bool:
+        self._beat()
+        return self._client.alive()
 
     def _requests(self, batch: Batch, records: list[Record]) -> dict[str, Any]:
         collection = f"{self._client.root}/buckets/{self._bucket}/collections/{batch.dev_id}"
@@ -266,43 +285,36 @@ class Courier:
     def _each(self, batch: Batch, records: list[Record], verdict: Verdict) -> float:
         self._answered()
         acked: list[Row] = []
-        missing = denied = later = False
+        # Of the rows that stay in the spool and are taken again: the first answer of each kind.
+        left: dict[Fate, Any] = {}
         for waiting, record, fate, body in zip(
             batch.waiting, records, verdict.fates, verdict.bodies, strict=True
         ):
-            match fate:
-                case Fate.TAKEN:
-                    acked.append(waiting.row)
-                case Fate.EXISTS:
-                    if not self._compare(batch.dev_id, waiting.row, record, body, acked):
-                        later = True
-                case Fate.REFUSED:
-                    self._bury(waiting.row, "refused", _words(body))
-                case Fate.MISSING:
-                    missing = True
-                case Fate.DENIED:
-                    denied = True
-                case Fate.LATER:
-                    later = True
+            if fate is Fate.TAKEN:
+                acked.append(waiting.row)
+            elif fate is Fate.REFUSED:
+                self._bury(waiting.row, "refused", _words(body))
+            elif fate is not Fate.EXISTS:
+                left.setdefault(fate, body)
+            elif waiting.overwrite or not self._compare(
+                batch.dev_id, waiting.row, record, body, acked
+            ):
+                left.setdefault(Fate.LATER, body)
         if acked:
             self._spool.settle(self.name, acked)
             self.figures.acked += len(acked)
             self.figures.last_ack = time.monotonic()
-        # The rows that were not settled are still in the spool, and are taken again.
-        if denied:
-            reasons = [
-                _words(body)
-                for fate, body in zip(verdict.fates, verdict.bodies, strict=True)
-                if fate is Fate.DENIED
-            ]
+            self._retry.created.discard(batch.dev_id)
+        if Fate.DENIED in left:
+            reason = _words(left[Fate.DENIED])
             if any(_code(body) == 401 for body in verdict.bodies):
-                return self._pause_all(reasons[0])
-            return self._pause(batch.dev_id, reasons[0])
-        if missing:
+                return self._pause_all(reason)
+            return self._pause(batch.dev_id, reason)
+        if Fate.MISSING in left:
             return self._create(batch.dev_id)
-        if later:
-            return self._wait(verdict.wait_s)
-        self.state = SinkState.PAUSED if self._denied_now() else SinkState.DELIVERING
+        if Fate.LATER in left:
+            return self._fail(_words(left[Fate.LATER]), verdict.wait_s)
+        self._accepted(batch.dev_id)
         # Kinto can ask for fewer requests while it answers well.
         return self._wait(verdict.wait_s) if verdict.wait_s else 0.0
 
@@ -312,15 +324,15 @@ class Courier:
         existing = details.get("existing") if isinstance(details, dict) else None
         if not isinstance(existing, dict) or "devID" not in existing:
             try:
-                answer = self._client.request(
+                answer = self._request(
                     "GET",
                     f"/buckets/{self._bucket}/collections/{dev_id}/records/{record['id']}",
                 )
             except TransportError:
                 return False
-            if answer.status != 200 or not isinstance(answer.body, dict):
+            existing = answer.body.get("data") if isinstance(answer.body, dict) else None
+            if not isinstance(existing, dict) or existing.get("id") != record["id"]:
                 return False
-            existing = answer.body.get("data", {})
         if not same_package(record, existing):
             self._bury(row, "conflict", f"record {record['id']} exists with other content")
             _log.error(
@@ -339,7 +351,7 @@ class Courier:
 
     def _broken(self, batch: Batch, verdict: Verdict) -> float:
         """A 5xx: the server's trouble, unless its heartbeat is well and it is always this batch."""
-        if self._client.alive():
+        if self._alive():
             batch.suspicion += 1
         single = len(batch.waiting) == 1
         enough = 1 if batch.suspect and not single else SUSPECT_AFTER_FAILURES
@@ -353,10 +365,12 @@ class Courier:
         """Halves a batch that can't go as a whole; a single record becomes a dead letter."""
         if len(batch.waiting) > 1:
             self._limit = max(1, len(batch.waiting) // 2)
+            self._limit_until = time.monotonic() + LIMIT_S
             self._again.extend(reversed(batch.halves()))
             return
         self._bury(batch.waiting[0].row, "refused", reason)
-        self._limit = self._client.settings.batch_max
+        # The record was the cause, and not the size.
+        self._limit_until = 0.0
 
     def _bury(self, row: Row, reason: str, detail: str) -> None:
         self._spool.bury(self.name, row, reason, detail)
@@ -371,6 +385,8 @@ class Courier:
 
     def _create(self, dev_id: str) -> float:
         """404: the collection, or the whole bucket, is not there yet."""
+        if dev_id in self._retry.created:
+            return self._fail(f"{dev_id} was made and is missing all the same")
         try:
             made = self._put_container(f"/buckets/{self._bucket}/collections/{dev_id}")
             if made.status == 403:
@@ -382,6 +398,7 @@ class Courier:
             return self._fail(str(error))
         if made.status in {200, 201, 412}:
             _log.info("%s: collection %s is ready", self.name, dev_id)
+            self._retry.created.add(dev_id)
             return 0.0
         if made.status in {401, 403}:
             return self._pause(
@@ -392,7 +409,7 @@ class Courier:
         return self._fail(made.words(), made.wait_s())
 
     def _put_container(self, path: str) -> Answer:
-        return self._client.request("PUT", path, {"data": {}}, {"If-None-Match": "*"})
+        return self._request("PUT", path, {"data": {}}, {"If-None-Match": "*"})
 
     # Waiting
 
@@ -402,6 +419,8 @@ class Courier:
         if self._retry.failures:
             self._was_away = True
             self._retry.failures = 0
+        if self.state is not SinkState.PAUSED:
+            self.state = SinkState.DELIVERING
 
     def _fail(self, reason: str, wait_s: float | None = None) -> float:
         """Back-off: exponential with full jitter, or as long as the server asked for."""
@@ -413,8 +432,7 @@ class Courier:
         ceiling = min(BACKOFF_FIRST_S * 2 ** min(self._retry.failures - 1, 10), BACKOFF_MAX_S)
         return self._wait(max(self._rng.uniform(0.0, ceiling), wait_s or 0.0))
 
-    def _wait(self, wait_s: float | None) -> float:
-        wait_s = BACKOFF_FIRST_S if wait_s is None else wait_s
+    def _wait(self, wait_s: float) -> float:
         self._retry.not_before = time.monotonic() + wait_s
         return wait_s
 
@@ -429,6 +447,7 @@ class Courier:
 
     def _pause_all(self, reason: str) -> float:
         """401, or 403 for everything: the sink rests, the rows stay."""
+        self._answered()
         self._proven = False
         self.state = SinkState.PAUSED
         self._was_away = True
@@ -439,14 +458,14 @@ class Courier:
         )
         return self._wait(PAUSE_S)
 
-    def _denied_now(self) -> bool:
-        """Whether some device is still refused; forgets those that are not."""
-        waiting = set(self._spool.devices_waiting(self.name))
-        for dev_id in list(self._retry.denied_until):
-            if dev_id not in waiting:
-                del self._retry.denied_until[dev_id]
-                self.notices.over(dev_id, f"{self.name}: {dev_id} is accepted")
-        return bool(self._retry.denied_until)
+    def _accepted(self, dev_id: str) -> None:
+        """The account may write to this device's collection; others may still be refused."""
+        denied = self._retry.denied_until
+        # Those that have no rows any more were accepted, or evicted, too.
+        for name in {dev_id, *denied} - set(self._spool.devices_waiting(self.name)) | {dev_id}:
+            if denied.pop(name, None) is not None:
+                self.notices.over(name, f"{self.name}: {name} is accepted")
+        self.state = SinkState.PAUSED if denied else SinkState.DELIVERING
 
     def _backing_off(self) -> bool:
         return self._retry.not_before > time.monotonic()
@@ -454,6 +473,18 @@ class Courier:
     @property
     def _bucket(self) -> str:
         return self._client.settings.bucket
+
+
+def _record(row: Row) -> Record:
+    """The record of a row.
+
+    Raises:
+        SpoolCorruptError: The row's content is none, which only a worn-out card can do.
+    """
+    try:
+        return row.record()
+    except (ValueError, TypeError, OverflowError, OSError) as error:
+        raise SpoolCorruptError(f"the spool is damaged: row {row.seq}: {error}") from error
 
 
 def _code(body: Any) -> int | None:

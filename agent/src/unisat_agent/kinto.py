@@ -189,6 +189,9 @@ class KintoClient:
             overdue.cancel()
         if len(raw) > MAX_ANSWER_BYTES:
             raise TransportError(f"{self._name}: the answer is larger than {MAX_ANSWER_BYTES} B")
+        if response.length:
+            # read() with a limit says nothing of an answer that is shorter than announced.
+            raise TransportError(f"{self._name}: the answer is cut off")
         found = {name.lower(): value for name, value in response.getheaders()}
         if response.will_close:
             self.close()

@@ -56,7 +56,11 @@ class Row:
     record_seq: int
 
     def record(self) -> Record:
-        """The record as Kinto gets it."""
+        """The record as Kinto gets it.
+
+        Raises:
+            ValueError, TypeError, OverflowError, OSError: The row is damaged.
+        """
         return {
             "id": str(self.record_id),
             "devID": self.dev_id,
@@ -67,7 +71,7 @@ class Row:
             "seq": self.record_seq,
             "boot_id": self.stamp.boot_id,
             "uptime": self.stamp.uptime_ms / 1000,
-            **json.loads(self.payload),
+            **json.loads(self.payload, parse_constant=_refuse),
         }
 
 
@@ -151,6 +155,11 @@ def _comparable(value: Any) -> Any:
         with contextlib.suppress(OverflowError):
             return float(value)
     return value
+
+
+def _refuse(constant: str) -> None:
+    """Python would read NaN and Infinity, which no agent writes."""
+    raise ValueError(f"{constant} is no number of JSON")
 
 
 def _canonical(content: Mapping[str, Any]) -> str:
