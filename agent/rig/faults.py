@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,7 @@ def obstruct_hub(station: Station, rng: random.Random, mode: Mode) -> None:
 
 
 def replug(station: Station, satellite: Satellite, rng: random.Random) -> float:
-    """Pulls the cable and plugs it in again, where it gets another device name.
+    """Pulls the cable and plugs it in again, where it gets another device number.
 
     Returns:
         The seconds from the name's return until the agent reads from it.
@@ -93,31 +93,40 @@ def replug(station: Station, satellite: Satellite, rng: random.Random) -> float:
     before = station.wait_status(
         lambda status: status["ports"][0]["state"] == "reading", "the agent to read"
     )
-    device = before["ports"][0]["device"]
+    device, reconnects = before["ports"][0]["device"], before["ports"][0]["reconnects"]
     satellite.signal(SIGNAL_UNPLUG)
     wait_until(lambda: not station.link.is_symlink(), 15, "the cable to be out")
     station.wait_status(
         lambda status: status["ports"][0]["state"] != "reading", "the agent to notice"
     )
-    # Nobody has the old pty open any more: one of these takes its number, the satellite another.
-    occupied: list[int] = []
+    # Nobody has the old pty open any more. A new one gets the lowest free number: if that is the
+    # old one's, this keeps it from the satellite.
+    occupied: tuple[int, ...] = os.openpty()
+    if os.ttyname(occupied[1]) != device:
+        _close(occupied)
+        occupied = ()
     try:
-        while len(occupied) < 16 and device not in map(os.ttyname, occupied[1::2]):
-            occupied += os.openpty()
         random_moment(rng, 1.0)
         satellite.signal(SIGNAL_PLUG)
         wait_until(station.link.is_symlink, 15, "the cable to be in", 0.001)
         plugged = time.monotonic()
-
-        def reads_again(status: dict[str, Any]) -> bool:
-            port = status["ports"][0]
-            return bool(port["state"] == "reading" and port["device"] != device)
-
-        station.wait_status(reads_again, "the agent to read under the new name", 30, 0.02)
+        station.wait_status(
+            lambda status: (
+                status["ports"][0]["state"] == "reading"
+                and status["ports"][0]["reconnects"] > reconnects
+            ),
+            "the agent to read again",
+            30,
+            0.02,
+        )
         return time.monotonic() - plugged
     finally:
-        for descriptor in occupied:
-            os.close(descriptor)
+        _close(occupied)
+
+
+def _close(descriptors: Iterable[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def fill_disk(station: Station, rng: random.Random) -> None:

@@ -508,8 +508,11 @@ class Station:
             yield satellite
             if count is not None:
                 wait_until(lambda: not process.running(), 600, "the satellite to have sent all")
-        finally:
-            process.end(signal.SIGTERM)
+        except BaseException:
+            process.end(signal.SIGKILL)
+            raise
+        if process.end(signal.SIGTERM) != 0:
+            raise OracleError(f"the satellite failed: {process.tail()}")
 
     # The end of a round
 

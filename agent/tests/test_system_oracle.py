@@ -81,10 +81,14 @@ def test_cable_pulled_and_plugged_in_under_another_name(
     station = make_station()
     station.start_agent()
     with station.satellite() as satellite:
-        seconds = [faults.replug(station, satellite, rng) for _ in range(4)]
+        seconds, devices = [], []
+        for _ in range(4):
+            seconds.append(faults.replug(station, satellite, rng))
+            devices.append(station.status()["ports"][0]["device"])
     station.drain()
     assert station.prove_life().excused == 0
     assert max(seconds) <= 2.0
+    assert len(set(devices)) > 1
 
 
 def test_full_disk(make_station: MakeStation, rng: random.Random) -> None:
