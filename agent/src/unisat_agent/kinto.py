@@ -216,10 +216,8 @@ class KintoClient:
         timeout = self.settings.connect_timeout_s
         connection: http.client.HTTPConnection
         if self._tls:
-            ca_file = self.settings.ca_file
-            context = ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
             connection = http.client.HTTPSConnection(
-                self._host, self._port, timeout=timeout, context=context
+                self._host, self._port, timeout=timeout, context=self._tls_context()
             )
         else:
             connection = http.client.HTTPConnection(self._host, self._port, timeout=timeout)
@@ -228,6 +226,15 @@ class KintoClient:
         connection.sock.settimeout(self.settings.read_timeout_s)
         self._connection = connection
         return connection
+
+    def _tls_context(self) -> ssl.SSLContext:
+        ca_file = self.settings.ca_file
+        try:
+            return ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
+        except OSError as error:
+            raise TransportError(
+                f"{self._name}: ca_file {ca_file} holds no certificate that can be used: {error}"
+            ) from error
 
     @property
     def _name(self) -> str:
