@@ -58,7 +58,7 @@ class TestRequest:
     def test_answer_is_whatever_status_it_has(
         self, server: ScriptedServer, kinto_client: KintoClient
     ) -> None:
-        for status in (200, 201, 304, 400, 401, 403, 404, 405, 412, 429, 500, 503):
+        for status in (200, 201, 400, 401, 403, 404, 405, 412, 429, 500, 503):
             server.then(Reply(status, {"code": status}, {"X-Y": "z"}))
             answer = kinto_client.request("GET", "/x")
             assert (answer.status, answer.headers["x-y"]) == (status, "z")
