@@ -49,7 +49,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 content:
-  description: Of each kind of object, how many there are and a sum over their content.
+  description: Of each kind of object, how many there are, and a sum over all, deleted ones too.
   type: dict
   returned: always but by drop
   sample: {"record": {"count": 1200, "sum": "77217321"}}
@@ -68,7 +68,7 @@ MB = 1024 * 1024
 RESERVE_MB = 256
 
 CONTENT = """
-SELECT resource_name, count(*), sum(('x' || left(
+SELECT resource_name, count(*) FILTER (WHERE NOT deleted), sum(('x' || left(
     md5(concat_ws('|', parent_id, id, last_modified, deleted, data)), 8))::bit(32)::bigint)::text
 FROM objects GROUP BY 1
 """
