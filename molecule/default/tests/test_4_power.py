@@ -20,7 +20,9 @@ def up(name: str) -> bool:
 
 
 def last_seq(publisher: str) -> int:
-    return max(record["seq"] for device in PUBLISHERS[publisher] for record in records(HUB, device))
+    return max(
+        int(record["seq"]) for device in PUBLISHERS[publisher] for record in records(HUB, device)
+    )
 
 
 def for_all(names: Iterable[str], condition: Callable[[str], object], why: str) -> None:
