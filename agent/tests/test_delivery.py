@@ -720,6 +720,25 @@ class TestIdle:
         assert way.idle == []
 
 
+class TestBetween:
+    """While the thread compares the databases, live records are not stuck behind that."""
+
+    def test_a_batch_goes_out(self, way: Way) -> None:
+        way.packages(30)
+        way.courier.step_between()
+        assert (way.pending(), way.idle) == (5, [])
+        way.courier.step_between()
+        way.courier.step_between()
+        assert (way.pending(), way.idle) == (0, [])
+
+    def test_not_while_the_sink_wants_to_be_left_alone(self, way: Way) -> None:
+        way.packages(1)
+        way.server.then(Reply(503, headers={"Retry-After": "60"}), on=BATCH)
+        way.courier.step_between()
+        way.courier.step_between()
+        assert len(way.server.batches()) == 1
+
+
 class TestHold:
     def test_rows_without_a_time_wait_a_bounded_while(self, way: Way) -> None:
         at = Stamp(5_000, way.clock.uptime, BOOT, ClockState.UNSYNCED)

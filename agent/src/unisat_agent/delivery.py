@@ -169,15 +169,12 @@ class Courier:
                 away, self._was_away = self._was_away, False
                 self._on_idle(away)
             return IDLE_S
-        if self._retry.failures >= PROBE_AFTER_FAILURES and not self._alive():
-            self._again.append(batch)
-            return self._fail("the heartbeat does not answer")
-        if not self._proven:
-            wait_s = self._prove()
-            if wait_s > 0:
-                self._again.append(batch)
-                return wait_s
-        return self._deliver(batch)
+        return self._send(batch)
+
+    def step_between(self) -> None:
+        """Sends a batch if one waits; for the same thread, while it is busy with another task."""
+        if not self._backing_off() and (batch := self._next()) is not None:
+            self._send(batch)
 
     def abort(self) -> None:
         """Ends a request in flight; called by another thread when the agent ends."""
@@ -209,6 +206,17 @@ class Courier:
         return None
 
     # Sending
+
+    def _send(self, batch: Batch) -> float:
+        if self._retry.failures >= PROBE_AFTER_FAILURES and not self._alive():
+            self._again.append(batch)
+            return self._fail("the heartbeat does not answer")
+        if not self._proven:
+            wait_s = self._prove()
+            if wait_s > 0:
+                self._again.append(batch)
+                return wait_s
+        return self._deliver(batch)
 
     def _prove(self) -> float:
         """Asks whether the account is accepted; returns the seconds to wait where it is not.

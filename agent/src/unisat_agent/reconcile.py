@@ -4,19 +4,24 @@ Counts are compared per range of seq, halving a range where they differ until it
 to list; what one side lacks is adopted by the spool and delivered as everything else is. Only
 records that agents made (they have an epoch and a seq) are compared, and of those only the ones
 that nobody waits for. A record that was deleted on a side on purpose is not brought back.
+
+Equal counts can hide that each side lacks another record. Of the spool's own epoch all numbers are
+known: where both sides lack some, its ranges are listed one by one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlencode
 from uuid import UUID
 
 from unisat_agent.errors import AgentError
 from unisat_agent.kinto import Answer, KintoClient
-from unisat_agent.record import Record
+from unisat_agent.record import Record, row_of
 from unisat_agent.spool import Spool
 
 # A range with at most so many records is listed, one request a side, instead of halved.
@@ -35,19 +40,22 @@ class Report:
     """What a comparison found, in records."""
 
     compared: int = 0
-    to_hub: int = 0
-    to_local: int = 0
+    sent: Counter[str] = field(default_factory=Counter)
+    """Missing on a side, and to be delivered there now, by side."""
     deleted: int = 0
     """Missing on one side because somebody deleted them there; left alone."""
+    foreign: int = 0
+    """Missing on one side, and not made by an agent after all; left alone."""
     gaps: dict[str, int] = field(default_factory=dict)
-    """Numbers of this spool that neither Kinto nor the dead letters have, per sink: losses."""
+    """Numbers of this spool that a sink lacks and that nobody sends: lost, or deleted; by sink."""
     problems: list[str] = field(default_factory=list)
     """Devices that could not be compared, and why."""
 
     def __str__(self) -> str:
         return (
-            f"{self.compared} records compared, {self.to_hub} missing on the hub, "
-            f"{self.to_local} missing in the local Kinto, {self.deleted} deleted on purpose"
+            f"{self.compared} records compared, {self.sent['hub']} missing on the hub, "
+            f"{self.sent['local']} missing in the local Kinto, {self.deleted} deleted on purpose"
+            + (f", {self.foreign} not made by an agent" if self.foreign else "")
             + "".join(f"; {problem}" for problem in self.problems)
         )
 
@@ -81,15 +89,22 @@ class Reconciler:
         spool: Adopts what is missing, and knows what is still waiting.
         local: A connection of its own to the local Kinto.
         hub: Likewise to the hub.
-        beat: Called while it makes progress.
+        beat: Called while it makes progress, between requests.
+        known_gaps: The gaps that the comparison before this one left.
     """
 
     def __init__(
-        self, spool: Spool, local: KintoClient, hub: KintoClient, beat: Callable[[], None]
+        self,
+        spool: Spool,
+        local: KintoClient,
+        hub: KintoClient,
+        beat: Callable[[], None],
+        known_gaps: Mapping[str, int] | None = None,
     ) -> None:
         self._spool = spool
         self._clients = {"local": local, "hub": hub}
         self._beat = beat
+        self._known_gaps = known_gaps
         self._own_high = 0
 
     def run(self) -> Report:
@@ -103,22 +118,38 @@ class Reconciler:
         own = self._spool.epoch
         # Below this number nothing of the spool's own waits for anybody.
         self._own_high = self._spool.lowest_waiting() or self._spool.last_seq + 1
-        found = dict.fromkeys(self._clients, 0)
-        for dev_id in self._devices(report):
-            try:
-                for epoch in {own, *self._epochs(dev_id)}:
-                    counts = self._epoch(dev_id, epoch, report)
-                    if epoch == own:
-                        for side, count in counts.items():
-                            found[side] += count
-            except ReconcileError as error:
-                report.problems.append(str(error))
+        devices = self._devices(report)
+        have: Counter[str] = Counter()
+        for dev_id in devices:
+            with _noted(report):
+                have.update(self._epoch(dev_id, own, report))
+        have.update(report.sent)
+        gaps = self._gaps(have)
+        if all(gaps.values()) and gaps != self._known_gaps and not report.problems:
+            have.subtract(report.sent)
+            for dev_id in devices:
+                with _noted(report):
+                    self._list_own(dev_id, report)
+            have.update(report.sent)
+            gaps = self._gaps(have)
+        for dev_id in devices:
+            with _noted(report):
+                for epoch in self._epochs(dev_id):
+                    if epoch != own:
+                        self._epoch(dev_id, epoch, report)
         if not report.problems:
-            for side, count in found.items():
-                dead = sum(self._spool.dead_by_reason(side).values())
-                report.gaps[side] = max(0, self._own_high - 1 - count - dead)
+            report.gaps = gaps
         _log.info("reconcile: %s", report)
         return report
+
+    def _gaps(self, have: Mapping[str, int]) -> dict[str, int]:
+        """How many of the spool's own numbers each side lacks, dead letters aside."""
+        return {
+            side: max(
+                0, self._own_high - 1 - have[side] - sum(self._spool.dead_by_reason(side).values())
+            )
+            for side in self._clients
+        }
 
     def _devices(self, report: Report) -> list[str]:
         """The collections of the local Kinto that this account can see, and the spool's."""
@@ -126,26 +157,26 @@ class Reconciler:
         found = set(self._spool.devices())
         try:
             for answer in self._pages("local", f"/buckets/{bucket}/collections?_limit=100"):
-                found.update(str(item["id"]) for item in answer.body["data"])
+                found.update(str(item.get("id")) for item in _data(answer))
         except ReconcileError as error:
             report.problems.append(str(error))
         return sorted(found)
 
     def _epochs(self, dev_id: str) -> Iterator[UUID]:
         """The epochs of one device in the local Kinto, each found from the one before."""
-        last: str | None = None
-        while True:
-            query = {"_sort": "epoch", "_limit": "1", "_fields": "epoch", "has_epoch": "true"}
-            if last is not None:
-                query["gt_epoch"] = f'"{last}"'
-            records = self._records("local", dev_id, urlencode(query))
-            if not records:
+        # Texts alone: null is sorted before them, and what else a stranger may have written behind.
+        query = {"_sort": "epoch", "_limit": "1", "_fields": "epoch", "gt_epoch": '""'}
+        seen: set[str] = set()
+        while record := self._first("local", dev_id, urlencode(query)):
+            epoch = record.get("epoch")
+            if not isinstance(epoch, str) or epoch in seen:
                 return
-            last = str(records[0]["epoch"])
+            seen.add(epoch)
+            query["gt_epoch"] = f'"{epoch}"'
             try:
-                yield UUID(last)
+                yield UUID(epoch)
             except ValueError:
-                _log.debug("reconcile: %s has an epoch that is no agent's: %s", dev_id, last)
+                _log.debug("reconcile: %s has an epoch that is no agent's: %s", dev_id, epoch)
 
     def _epoch(self, dev_id: str, epoch: UUID, report: Report) -> dict[str, int]:
         """Compares one device's records of one epoch; returns how many each side had."""
@@ -153,9 +184,10 @@ class Reconciler:
         if epoch != self._spool.epoch:
             query = {"epoch": f'"{epoch}"', "_sort": "-seq", "_limit": "1", "_fields": "seq"}
             newest = [
-                int(record["seq"])
+                record["seq"]
                 for side in self._clients
-                for record in self._records(side, dev_id, urlencode(query))
+                if (record := self._first(side, dev_id, urlencode(query))) is not None
+                and isinstance(record.get("seq"), int)
             ]
             high = max(newest, default=-1) + 1
         whole = _Range(dev_id, epoch, 0, high)
@@ -176,16 +208,14 @@ class Reconciler:
             )
         return totals
 
+    def _list_own(self, dev_id: str, report: Report) -> None:
+        """Compares the spool's own records of a device range by range, whatever their counts."""
+        for low in range(0, self._own_high, LIST_MAX):
+            high = min(low + LIST_MAX, self._own_high)
+            self._even_out(_Range(dev_id, self._spool.epoch, low, high), report)
+
     def _even_out(self, part: _Range, report: Report) -> None:
-        ids = {
-            side: {
-                str(record["id"])
-                for record in self._records(
-                    side, part.dev_id, part.query(_fields="id", _limit=LIST_MAX)
-                )
-            }
-            for side in self._clients
-        }
+        ids = {side: self._ids(side, part) for side in self._clients}
         for holder, other in (("local", "hub"), ("hub", "local")):
             missing = sorted(ids[holder] - ids[other])
             for start in range(0, len(missing), FETCH_MAX):
@@ -196,15 +226,17 @@ class Reconciler:
                 wanted = [record_id for record_id in some if record_id not in gone]
                 if not wanted:
                     continue
-                listed = ",".join(wanted)
-                records = self._records(holder, part.dev_id, urlencode({"in_id": listed}))
-                adopted = self._spool.adopt(
-                    [_plain(record) for record in records], holder=holder, wanted_by=other
-                )
-                if other == "hub":
-                    report.to_hub += adopted
-                else:
-                    report.to_local += adopted
+                query = urlencode({"in_id": ",".join(wanted)})
+                found = [_plain(r) for r in self._records(holder, part.dev_id, query)]
+                records = [record for record in found if _is_of(record, part.dev_id)]
+                report.foreign += len(found) - len(records)
+                if adopted := self._spool.adopt(records, holder=holder, wanted_by=other):
+                    report.sent[other] += adopted
+
+    def _ids(self, side: str, part: _Range) -> set[str]:
+        self._beat()
+        query = part.query(_fields="id", _limit=LIST_MAX)
+        return {str(record.get("id")) for record in self._records(side, part.dev_id, query)}
 
     def _tombstones(self, side: str, dev_id: str, ids: list[str]) -> set[str]:
         """Those of the ids that somebody deleted on this side."""
@@ -223,15 +255,19 @@ class Reconciler:
             raise ReconcileError(f"{side}: says no total for {part.dev_id}")
         return int(total)
 
-    def _records(self, side: str, dev_id: str, query: str) -> list[Record]:
-        """One page of records; none where the collection is not there (yet)."""
+    def _first(self, side: str, dev_id: str, query: str) -> Record | None:
+        """The first of the records; None where there is none."""
         answer = self._clients[side].request("GET", f"{self._collection(side, dev_id)}?{query}")
         if self._absent(side, dev_id, answer):
-            return []
-        if answer.status != 200 or not isinstance(answer.body, dict):
+            return None
+        if answer.status != 200:
             raise ReconcileError(f"{side}: can't read {dev_id}: {answer.words()}")
-        data = answer.body.get("data")
-        return data if isinstance(data, list) else []
+        return next(iter(_data(answer)), None)
+
+    def _records(self, side: str, dev_id: str, query: str) -> list[Record]:
+        """All records, however many the server gives at a time."""
+        pages = self._pages(side, f"{self._collection(side, dev_id)}?{query}")
+        return [record for answer in pages for record in _data(answer)]
 
     def _pages(self, side: str, path: str) -> Iterator[Answer]:
         client = self._clients[side]
@@ -263,6 +299,29 @@ class Reconciler:
 
     def _collection(self, side: str, dev_id: str) -> str:
         return f"/buckets/{self._clients[side].settings.bucket}/collections/{dev_id}/records"
+
+
+@contextlib.contextmanager
+def _noted(report: Report) -> Iterator[None]:
+    """A device that can't be compared does not keep the others from it."""
+    try:
+        yield
+    except ReconcileError as error:
+        if str(error) not in report.problems:
+            report.problems.append(str(error))
+
+
+def _data(answer: Answer) -> list[Record]:
+    data = answer.body.get("data") if isinstance(answer.body, dict) else None
+    return [item for item in data if isinstance(item, dict)] if isinstance(data, list) else []
+
+
+def _is_of(record: Record, dev_id: str) -> bool:
+    """Whether an agent made the record, for this device."""
+    try:
+        return row_of(record, -1).dev_id == dev_id
+    except ValueError:
+        return False
 
 
 def _plain(record: Record) -> Record:

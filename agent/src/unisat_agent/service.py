@@ -272,9 +272,17 @@ class Service:
         state = self.reconciling
         assert self.config.hub is not None  # noqa: S101 - there is a sync thread
         sync = next(worker for worker in self.workers if worker.name == "sync")
+        courier = next(courier for courier in self.couriers if courier.name == "hub")
+
+        def between() -> None:
+            sync.beat()
+            # A live record does not wait for a long comparison.
+            courier.step_between()
+
         try:
             with KintoClient(self.config.local) as local, KintoClient(self.config.hub) as hub:
-                state.last = Reconciler(self.spool, local, hub, sync.beat).run()
+                known_gaps = state.last.gaps if state.last else None
+                state.last = Reconciler(self.spool, local, hub, between, known_gaps).run()
             state.failure = ""
             # Most of what can't be compared can be a little later.
             next_s = RECONCILE_RETRY_S if state.last.problems else RECONCILE_S
