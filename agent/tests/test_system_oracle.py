@@ -12,11 +12,32 @@ import random
 import pytest
 
 from rig import faults
-from rig.station import MakeStation
+from rig.station import MakeStation, OracleError
 from rig.valve import Mode
 
 # What a satellite does wrong by itself while everything else breaks.
 UNRULY = ("garbage", "nan", "half", "missing", "crlf", "burst")
+
+
+def test_oracle_convicts(make_station: MakeStation) -> None:
+    """A judge that never finds anything would make all the others green."""
+    station = make_station()
+    station.start_agent()
+    with station.satellite(devices=1, interval_s=0.2, count=6) as satellite:
+        pass
+    station.drain()
+    station.judge().insist()
+    (device,) = satellite.devices
+    victim = station.records(station.hub)[2]
+    hub = station.client(station.hub)
+    del victim["last_modified"]
+    hub.delete_record(id=victim["id"], collection=device)
+    with pytest.raises(OracleError, match=r"lost=1.* seqs .* are missing"):
+        station.judge().insist()
+    hub.create_record(data={**victim, "id": "twice"}, collection=device)
+    hub.create_record(data=victim, collection=device)
+    with pytest.raises(OracleError, match=r"duplicates=1.* are there twice"):
+        station.judge().insist()
 
 
 def test_killed_agent(make_station: MakeStation, rng: random.Random) -> None:
