@@ -29,8 +29,9 @@ def test_nothing_runs_in_it() -> None:
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_services_start_at_the_first_boot(service: str) -> None:
-    links = list((ROOT / "etc/systemd/system").glob(f"*.wants/{service}.service"))
-    assert links
+    # Seen from here the links lead out of the tree, so they are looked at and not followed.
+    wants = (ROOT / "etc/systemd/system").glob("*.wants")
+    assert any((folder / f"{service}.service").is_symlink() for folder in wants)
 
 
 def test_the_machine_outside_is_as_it_was() -> None:
