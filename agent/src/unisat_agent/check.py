@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import tempfile
 import urllib.request
 from collections.abc import Iterator
@@ -44,10 +45,10 @@ class Finding:
 def running_status(config: Config) -> dict[str, Any] | None:
     """/status of the running agent, or None where none answers."""
     host, port = config.listen
+    # A proxy that the environment names is for the world outside.
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with urllib.request.urlopen(
-            f"http://{host}:{port}/status", timeout=STATUS_TIMEOUT_S
-        ) as answer:
+        with direct.open(f"http://{host}:{port}/status", timeout=STATUS_TIMEOUT_S) as answer:
             found = json.load(answer)
     except (OSError, ValueError):
         return None
@@ -64,6 +65,7 @@ def check(config: Config, listen_s: float) -> Iterator[Finding]:
     status = running_status(config)
     yield Finding(True, "configuration", f"{config.path} is valid")
     if status is None:
+        yield _listen(config.listen)
         for port in config.ports:
             yield _port(port, listen_s)
     else:
@@ -76,6 +78,20 @@ def check(config: Config, listen_s: float) -> Iterator[Finding]:
     yield _spool(config)
     for sink in config.sinks:
         yield from _sink(sink, sorted(config.devices))
+
+
+def _listen(address: tuple[str, int]) -> Finding:
+    """Whether the agent could answer on its status address."""
+    where = f"{address[0]}:{address[1]}"
+    try:
+        with socket.create_server(address):
+            return Finding(True, "status", f"{where} is free, no agent is running")
+    except OSError as error:
+        return Finding(
+            False,
+            "status",
+            f"{where} can't be used: {error.strerror}: choose another [status] listen",
+        )
 
 
 def _port(settings: PortSettings, listen_s: float) -> Finding:
@@ -177,43 +193,56 @@ def _spool(config: Config) -> Finding:
 def _sink(sink: SinkSettings, devices: list[str]) -> Iterator[Finding]:
     with KintoClient(sink) as client:
         try:
-            root = client.request("GET", "/")
+            yield from _kinto(client, devices)
         except TransportError as error:
             yield Finding(False, sink.name, str(error))
-            return
-        if root.status != 200 or not isinstance(root.body, dict) or "settings" not in root.body:
-            yield Finding(False, sink.name, f"{sink.url}: is no Kinto ({root.words()})")
-            return
-        user = root.body.get("user")
-        if not isinstance(user, dict):
-            yield Finding(
-                False, sink.name, f"{sink.url} refuses the account {sink.user}: correct the "
-                f"user, or the password"
-            )  # fmt: skip
-            return
-        yield Finding(True, sink.name, f"{sink.url} accepts {user.get('id')}")
-        if not client.alive():
-            yield Finding(
-                False, sink.name, f"{sink.url}/__heartbeat__: a database of it does not answer"
-            )
-        for dev_id in devices:
-            answer = client.request("GET", f"/buckets/{sink.bucket}/collections/{dev_id}")
-            # The local Kinto's collection is made by the agent with the first record.
-            absent = answer.status in {403, 404} and sink.name == "local"
-            yield Finding(
-                answer.status == 200 or absent,
-                f"{sink.name} {dev_id}",
-                "is there"
-                if answer.status == 200
-                else "will be made with the first record"
-                if absent
-                else f"the account {sink.user} has no access to {sink.bucket}/{dev_id} "
-                f"({answer.words()}): the operator of the server must grant it",
-            )
-        if sink.name == "hub" and sink.url.startswith("http://") and not _is_loopback(sink.url):
-            yield Finding(
-                True, sink.name, "the password goes over the network unencrypted: prefer https://"
-            )
+
+
+def _kinto(client: KintoClient, devices: list[str]) -> Iterator[Finding]:
+    sink = client.settings
+    root = client.request("GET", "/")
+    if root.status not in {200, 401} or not isinstance(root.body, dict):
+        yield Finding(False, sink.name, f"{sink.url}: is no Kinto ({root.words()})")
+        return
+    user = root.body.get("user")
+    if root.status == 200 and "settings" not in root.body:
+        yield Finding(False, sink.name, f"{sink.url}: is no Kinto (it tells no settings)")
+        return
+    if not isinstance(user, dict):
+        yield Finding(
+            False,
+            sink.name,
+            f"{sink.url} refuses the account {sink.user}: correct the user, or the password",
+        )
+        return
+    yield Finding(True, sink.name, f"{sink.url} accepts {user.get('id')}")
+    if not client.alive():
+        yield Finding(
+            False, sink.name, f"{sink.url}/__heartbeat__: a database of it does not answer"
+        )
+    for dev_id in devices:
+        yield _collection(client, dev_id)
+    if sink.name == "hub" and sink.url.startswith("http://") and not _is_loopback(sink.url):
+        yield Finding(
+            True, sink.name, "the password goes over the network unencrypted: prefer https://"
+        )
+
+
+def _collection(client: KintoClient, dev_id: str) -> Finding:
+    sink = client.settings
+    subject = f"{sink.name} {dev_id}"
+    answer = client.request("GET", f"/buckets/{sink.bucket}/collections/{dev_id}")
+    if answer.status == 200:
+        return Finding(True, subject, "is there")
+    if answer.status in {403, 404} and sink.name == "local":
+        # The agent makes it.
+        return Finding(True, subject, "will be made with the first record")
+    return Finding(
+        False,
+        subject,
+        f"the account {sink.user} has no access to {sink.bucket}/{dev_id} ({answer.words()}): "
+        f"the operator of the server must grant it",
+    )
 
 
 def _is_loopback(url: str) -> bool:

@@ -32,9 +32,10 @@ from unisat_agent.errors import AgentError, ConfigError, SpoolBusyError
 from unisat_agent.kinto import KintoClient
 from unisat_agent.ports import PortError, PortInfo, list_ports, open_port, probe
 from unisat_agent.reconcile import Reconciler
-from unisat_agent.service import RECONCILE_ANSWER, RECONCILE_ASKED, Service, configure_logging
+from unisat_agent.service import RECONCILE_ANSWER, RECONCILE_ASKED, Service
 from unisat_agent.spool import Spool
 from unisat_agent.spool_repair import open_spool, set_aside
+from unisat_agent.systemd import configure_logging
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2

@@ -141,17 +141,19 @@ class Courier:
         """
         self._beat = beat
         news = self._spool.news[self.name]
-        while not self._stop.is_set():
-            beat()
-            wait_s = self.step()
-            if wait_s <= 0:
-                continue
-            if self._backing_off():
-                self._stop.wait(min(wait_s, SLICE_S))
-            else:
-                news.wait(min(wait_s, SLICE_S))
-                news.clear()
-        self._client.close()
+        try:
+            while not self._stop.is_set():
+                beat()
+                wait_s = self.step()
+                if wait_s <= 0:
+                    continue
+                if self._backing_off():
+                    self._stop.wait(min(wait_s, SLICE_S))
+                else:
+                    news.wait(min(wait_s, SLICE_S))
+                    news.clear()
+        finally:
+            self._client.close()
 
     def step(self) -> float:
         """Sends at most one batch.

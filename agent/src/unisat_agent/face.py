@@ -11,6 +11,7 @@ import json
 import threading
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
 from typing import TYPE_CHECKING, Self
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -45,13 +46,12 @@ class Face:
             pages = _Pages(service, registry)
 
         try:
-            self._server = ThreadingHTTPServer(listen, Handler)
+            self._server = _Server(listen, Handler)
         except OSError as error:
             raise FaceError(
                 f"[status] listen {listen[0]}:{listen[1]} can't be used: {error.strerror}: "
                 f"does another agent run? Else choose another port"
             ) from error
-        self._server.daemon_threads = True
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.2,), name="face", daemon=True
         )
@@ -63,6 +63,14 @@ class Face:
     def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def server_bind(self) -> None:
+        """Without the base's look-up of the host's name, which may wait for a name server."""
+        TCPServer.server_bind(self)
 
 
 class _Pages:
@@ -155,7 +163,7 @@ class _Figures(Collector):
                 dead.add_metric([courier.name, reason], count)
         yield dead
         report = service.reconciling.last
-        yield _gauges("seq_gaps", "Numbers of this spool that a sink has not: losses", "sink",
+        yield _gauges("seq_gaps", "Numbers of this spool that a sink lacks for good", "sink",
                       report.gaps if report else {})  # fmt: skip
         ports = [reader.status() for reader in service.readers]
         yield _counter("reconnects", "Times that a port was opened again", "port",

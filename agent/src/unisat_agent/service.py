@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -30,17 +28,19 @@ from unisat_agent.notice import Notices
 from unisat_agent.reader import PortReader, State
 from unisat_agent.reconcile import Reconciler, Report
 from unisat_agent.spool_repair import mark_suspect, open_spool, set_aside
+from unisat_agent.systemd import notify
+from unisat_agent.worker import Worker
 
 TICK_S = 1.0
 TIDY_S = 60.0
 STOP_S = 4.5
 RECONCILE_S = 24 * 3600.0
 RECONCILE_RETRY_S = 300.0
-RESTART_FIRST_S = 1.0
-RESTART_MAX_S = 60.0
-# Longer than any request may take, so that only a thread that really hangs counts as hanging.
+# Longer than any request may take (config: 30 s to connect and twice 60 s to be answered), so that
+# only a thread that really hangs counts as hanging.
 STALL_S = 180.0
 CLOCK_STEP_MS = 2000
+END_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 EXIT_OK = 0
 EXIT_SPOOL_DAMAGED = 3
@@ -49,51 +49,6 @@ RECONCILE_ASKED = "reconcile.asked"
 RECONCILE_ANSWER = "reconcile.answer"
 
 _log = logging.getLogger(__name__)
-
-
-class Worker:
-    """A supervised thread: started again with back-off when it fails."""
-
-    def __init__(
-        self,
-        name: str,
-        job: Callable[[Callable[[], None]], None],
-        stop: threading.Event,
-        on_corrupt: Callable[[SpoolCorruptError], None],
-    ) -> None:
-        self.name = name
-        self.restarts = 0
-        self.last_beat = time.monotonic()
-        self._job = job
-        self._stop = stop
-        self._on_corrupt = on_corrupt
-        self.thread = threading.Thread(target=self._run, name=name, daemon=True)
-
-    def beat(self) -> None:
-        """Says that the thread makes progress."""
-        self.last_beat = time.monotonic()
-
-    def _run(self) -> None:
-        wait_s = RESTART_FIRST_S
-        while not self._stop.is_set():
-            began = time.monotonic()
-            try:
-                self._job(self.beat)
-            except SpoolCorruptError as error:
-                self._on_corrupt(error)
-            except SpoolError as error:
-                _log.warning("%s: %s", self.name, error)
-            except Exception:  # noqa: BLE001 - whatever it is must not end the other threads
-                _log.exception("%s: failed, is started again", self.name)
-            if self._stop.is_set():
-                return
-            self.restarts += 1
-            if time.monotonic() - began > RESTART_MAX_S:
-                wait_s = RESTART_FIRST_S
-            end = time.monotonic() + wait_s
-            while not self._stop.wait(1.0) and time.monotonic() < end:
-                self.beat()
-            wait_s = min(wait_s * 2, RESTART_MAX_S)
 
 
 @dataclass(slots=True)
@@ -162,8 +117,18 @@ class Service:
         Raises:
             AgentError: The status address can't be used.
         """
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._stop.set())
+        # Blocked in all threads, and asked for in the loop: a handler may run at any moment, also
+        # while this thread holds the lock that the handler would wait for.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)
+        try:
+            self._work()
+        finally:
+            while signal.sigtimedwait(END_SIGNALS, 0):
+                pass  # Asked again while it ended.
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return self._exit
+
+    def _work(self) -> None:
         with Face(self.config.listen, self):
             for worker in self.workers:
                 worker.thread.start()
@@ -177,7 +142,10 @@ class Service:
             )
             notify("READY=1")
             next_tidy = time.monotonic() + TIDY_S
-            while not self._stop.wait(TICK_S):
+            while not self._stop.is_set():
+                if signal.sigtimedwait(END_SIGNALS, TICK_S):
+                    self._stop.set()
+                    break
                 try:
                     self._tick()
                     if time.monotonic() >= next_tidy:
@@ -189,7 +157,6 @@ class Service:
                     notify("WATCHDOG=1")
             notify("STOPPING=1")
             self._end()
-        return self._exit
 
     # Looking after things
 
@@ -302,6 +269,7 @@ class Service:
         """The health in one word (ok, degraded, failed), and what is wrong."""
         failed = [*self.intake.notices.current(), *self.notices.current()]
         failed += [f"the thread {name} hangs" for name in self.stalled()]
+        failed += [f"the thread {w.name} fails: {w.failure}" for w in self.workers if w.failure]
         degraded: list[str] = []
         for courier in self.couriers:
             said = courier.notices.current()
@@ -312,6 +280,10 @@ class Service:
             status = reader.status()
             if status.state is not State.READING:
                 degraded.append(f"port {status.name}: {status.detail or status.state.value}")
+        if self.reconciling.failure:
+            degraded.append(self.reconciling.failure)
+        elif self.reconciling.last:
+            degraded += [f"reconcile: {said}" for said in self.reconciling.last.problems]
         if not self.clock.synchronised():
             degraded.append("the clock is not synchronised yet: is there a time server?")
         degraded += [
@@ -393,38 +365,3 @@ def _spool_trouble(notices: Notices) -> Iterator[None]:
         notices.trouble("spool", str(error))
     else:
         notices.over("spool", "the spool can be used again")
-
-
-def notify(state: str) -> None:
-    """Tells systemd (sd_notify(3)); nothing without $NOTIFY_SOCKET."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
-        return
-    if address.startswith("@"):
-        address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
-        try:
-            sender.sendto(state.encode(), address)
-        except OSError as error:
-            _log.debug("systemd was not told %s: %s", state, error)
-
-
-def configure_logging(verbose: bool, stream_to_journal: bool) -> None:
-    """Logs to standard error; in a service with the levels that the journal understands."""
-    handler = logging.StreamHandler()
-    form = "%(levelname)s %(name)s: %(message)s"
-    if stream_to_journal:
-        handler.setFormatter(_JournalFormatter("%(threadName)s: %(message)s"))
-    else:
-        handler.setFormatter(logging.Formatter(f"%(asctime)s {form}"))
-    logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler])
-
-
-class _JournalFormatter(logging.Formatter):
-    """Prefixes the syslog level, as sd-daemon(3) describes, one prefix a line."""
-
-    _LEVELS = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (0, 7))
-
-    def format(self, record: logging.LogRecord) -> str:
-        level = next(number for least, number in self._LEVELS if record.levelno >= least)
-        return "\n".join(f"<{level}>{line}" for line in super().format(record).splitlines())
