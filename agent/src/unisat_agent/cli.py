@@ -335,4 +335,4 @@ def _reconcile(args: argparse.Namespace) -> int:
     ):
         report = Reconciler(spool, local, hub, beat=lambda: None).run()
     print(f"{report}; what is missing is delivered when the agent runs")
-    return 0
+    return EXIT_FAILED if report.problems else 0
