@@ -16,8 +16,8 @@ PROJECT = Path(os.environ["MOLECULE_PROJECT_DIRECTORY"])
 INVENTORY = str(Path(os.environ["MOLECULE_INVENTORY_FILE"]).parent)
 os.environ["ANSIBLE_CONFIG"] = f"{PROJECT}/ansible.cfg"
 os.environ["ANSIBLE_FORCE_COLOR"] = "0"
-REGISTRY = "127.0.0.1:5000"
-# Debian's own settings ask for a password.
+REGISTRY = "127.0.0.1:5001"
+# Beside the one that Debian starts, which asks for a password.
 REGISTRY_SETTINGS = json.dumps(
     {
         "version": 0.1,
