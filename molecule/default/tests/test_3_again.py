@@ -20,6 +20,7 @@ def test_nothing_changes(options: list[str]) -> None:
         "ansible-playbook", "--inventory", inventory, *options, f"{PROJECT}/playbooks/site.yml"
     )
     note(f"site.yml {' '.join(options) or 'again'}: {time.monotonic() - begin:.0f} s")
+    said = re.sub(r"\x1b\[[0-9;]*m", "", said)  # molecule asks Ansible for colours
     changed = dict(
         re.findall(
             r"^(\S+)\s+: ok=\d+ +changed=(\d+) +unreachable=0 +failed=0 ", said, re.MULTILINE
