@@ -60,6 +60,7 @@ def play(name: str, *options: str, check: bool = True, note: str = "") -> str:
         f"{PROJECT}/playbooks/{name}.yml",
         check=check,
     )
+    said = re.sub(r"\x1b\[[0-9;]*m", "", said)  # molecule asks Ansible for colours
     print(said)
     with (PROJECT / "build" / "molecule" / "figures").open("a") as file:
         file.write(f"{name}.yml{note}: {time.monotonic() - begin:.0f} s\n")
