@@ -37,3 +37,11 @@ engine_down() {
         sleep 1
     done
 }
+
+# Let programs of the Pi's architecture run here: what Debian's packages set up at boot, where nothing booted.
+emulation_up() {
+    local formats=/proc/sys/fs/binfmt_misc
+    [ "$(uname -m)" != aarch64 ] || return 0
+    [ -e "$formats/register" ] || mount -t binfmt_misc binfmt_misc "$formats"
+    [ -e "$formats/qemu-aarch64" ] || update-binfmts --enable qemu-aarch64
+}
