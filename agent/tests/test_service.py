@@ -435,6 +435,13 @@ class TestClock:
             (record,) = site.servers["hub"].records("u01").values()
             assert record["timestamp"] == 1_700_000_000
 
+    def test_is_set_right_in_the_first_second(self, site: Site) -> None:
+        agent = Service(site.config, site.clock)
+        site.clock.wall += 3_600_000
+        agent._tick()
+        agent.spool.close()
+        assert agent.clock_steps == 1
+
     def test_history_is_not_evicted_by_a_clock_that_may_be_wrong(self, site: Site) -> None:
         agent = Service(site.config, site.clock)
         spans: list[int | None] = []

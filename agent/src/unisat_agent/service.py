@@ -79,7 +79,7 @@ class Service:
         self.reconciling = Reconciling()
         self._stop = threading.Event()
         self._exit = EXIT_OK
-        self._offset_ms: int | None = None
+        self._offset_ms = self._wall_offset_ms()
         self.clock_steps = 0
         self.spool = open_spool(
             config.spool_path,
@@ -173,8 +173,8 @@ class Service:
         self.intake.flush()
         # Asked before the time is read: a clock that is set right in between is right.
         synchronised = self.clock.synchronised()
-        offset_ms = self.clock.wall_ms() - self.clock.uptime_ms()
-        if self._offset_ms is not None and abs(offset_ms - self._offset_ms) > CLOCK_STEP_MS:
+        offset_ms = self._wall_offset_ms()
+        if abs(offset_ms - self._offset_ms) > CLOCK_STEP_MS:
             self.clock_steps += 1
             _log.warning(
                 "the wall clock was stepped by %+.1f s", (offset_ms - self._offset_ms) / 1000
@@ -184,6 +184,9 @@ class Service:
             with _spool_trouble(self.notices):
                 corrected = self.spool.correct(self.clock.boot_id, offset_ms)
                 _log.info("the clock is right now: the times of %d packages corrected", corrected)
+
+    def _wall_offset_ms(self) -> int:
+        return self.clock.wall_ms() - self.clock.uptime_ms()
 
     def _tidy(self) -> None:
         before_ms = None
