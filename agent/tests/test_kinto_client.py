@@ -7,7 +7,7 @@ import socket
 import ssl
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,24 @@ def kinto_client(server: ScriptedServer) -> Iterator[KintoClient]:
 
 def count(server: ScriptedServer) -> int:
     return len(server.requests)
+
+
+def aborted(made: KintoClient, under_way: Callable[[], object]) -> list[TransportError]:
+    """Aborts a request of another thread once it is under way; returns what that thread got."""
+    failures: list[TransportError] = []
+
+    def ask() -> None:
+        try:
+            made.request("GET", "/")
+        except TransportError as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    wait_until(under_way, 10, "the request", 0.01)
+    made.abort()
+    thread.join(30)
+    return failures
 
 
 class TestRequest:
@@ -193,20 +211,7 @@ class TestSecondTry:
         with client(server.url, read_timeout_s=60.0) as made:
             made.request("GET", "/")
             server.then(HANG)
-            failures: list[TransportError] = []
-
-            def ask() -> None:
-                try:
-                    made.request("GET", "/")
-                except TransportError as error:
-                    failures.append(error)
-
-            thread = threading.Thread(target=ask)
-            thread.start()
-            wait_until(lambda: count(server) == 2, 10, "the request", 0.01)
-            made.abort()
-            thread.join(30)
-            assert len(failures) == 1
+            assert len(aborted(made, lambda: count(server) == 2)) == 1
             assert count(server) == 2
 
     def test_aborting_nothing_is_nothing(self, kinto_client: KintoClient) -> None:
@@ -320,20 +325,7 @@ class TestTls:
         ca_file = certificate.with_name("ca.pem")
         with client(url, ca_file=ca_file, read_timeout_s=60.0) as made:
             secure.then(HANG)
-            failures: list[TransportError] = []
-
-            def ask() -> None:
-                try:
-                    made.request("GET", "/")
-                except TransportError as error:
-                    failures.append(error)
-
-            thread = threading.Thread(target=ask)
-            thread.start()
-            wait_until(lambda: secure.requests, 10, "the request", 0.01)
-            made.abort()
-            thread.join(30)
-            assert len(failures) == 1
+            assert len(aborted(made, lambda: secure.requests)) == 1
 
     def test_authority_that_is_none(self, secure: ScriptedServer, tmp_path: Path) -> None:
         (tmp_path / "no.pem").write_text("no certificate")

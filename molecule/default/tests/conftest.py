@@ -3,42 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
+from outside import BUILD, inside
 
 PUBLISHERS = {"default-bookworm": ["u01kz"], "default-trixie": ["u02kz", "u03kz"]}
 HUB = "default-hub"
 HOSTS = [*PUBLISHERS, HUB]
-PROJECT = Path(os.environ["MOLECULE_PROJECT_DIRECTORY"])
-BUILD = PROJECT / "build" / "molecule"
-# The settings that the fleet is run with, not those that molecule makes up.
-os.environ["ANSIBLE_CONFIG"] = f"{PROJECT}/ansible.cfg"
-
-
-def run(*command: str, stdin: str | None = None, check: bool = True) -> str:
-    """Run a program of the machine outside and return what it prints."""
-    done = subprocess.run(
-        command,
-        input=stdin,
-        check=False,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    if check and done.returncode:
-        pytest.fail(f"{' '.join(command)}: exit {done.returncode}\n{done.stdout}", pytrace=False)
-    return done.stdout
-
-
-def inside(name: str, *command: str, stdin: str | None = None, check: bool = True) -> str:
-    """Run a program in a test host and return what it prints."""
-    return run("docker", "exec", "--interactive", name, *command, stdin=stdin, check=check)
 
 
 def secret(host: str, name: str) -> str:
@@ -92,25 +64,10 @@ def journal(publisher: str) -> list[dict[str, Any]]:
     return [entry for entry in entries if entry["expected"]]
 
 
-def wait_until(condition: Callable[[], object], why: str, seconds: float = 120) -> None:
-    """Poll until a condition holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            pytest.fail(f"not within {seconds} s: {why}", pytrace=False)
-        time.sleep(1)
-
-
 def delivered(publisher: str) -> bool:
     """Whether the agent has nothing left to deliver."""
     said = status(publisher)
     return bool(said) and all(sink["pending"] == 0 for sink in said["sinks"].values())
-
-
-def note(line: str) -> None:
-    """Keep a figure for the summary that molecule/run prints."""
-    with (BUILD / "figures").open("a") as file:
-        file.write(f"{line}\n")
 
 
 @pytest.fixture(autouse=True)

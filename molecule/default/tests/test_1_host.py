@@ -9,7 +9,8 @@ import stat
 
 import pytest
 import testinfra
-from conftest import BUILD, HOSTS, HUB, PUBLISHERS, inside, run, secret
+from conftest import HOSTS, HUB, PUBLISHERS, secret
+from outside import BUILD, inside, run
 from testinfra.host import Host
 
 SERVICES = [

@@ -7,7 +7,8 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from conftest import HUB, PUBLISHERS, delivered, inside, journal, records, secret, wait_until
+from conftest import HUB, PUBLISHERS, delivered, journal, records, secret
+from outside import inside, wait_until
 
 COUNT = """
 import psycopg2

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 import pytest
-from conftest import HOSTS, HUB, PUBLISHERS, inside, journal, note, records, run, status, wait_until
+from conftest import HOSTS, HUB, PUBLISHERS, journal, records, status
+from outside import inside, note, run, wait_until
 from test_2_telemetry import judge
 
 

@@ -10,46 +10,20 @@ import os
 import re
 import shutil
 import stat
-import subprocess
 import tarfile
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
+import outside
+from outside import BUILD, INVENTORY, PROJECT, inside, run, wait_until
 
 STATION, OLD, GONE = "lifecycle-station", "lifecycle-old", "lifecycle-gone"
 DEVICE = "u01kz"
 OLD_RECORDS = 20_000
-PROJECT = Path(os.environ["MOLECULE_PROJECT_DIRECTORY"])
-# The folder: what molecule.yml gives to all hosts lies in a file of its own in it.
-INVENTORY = str(Path(os.environ["MOLECULE_INVENTORY_FILE"]).parent)
 LATER = f"{PROJECT}/molecule/lifecycle/inventory/later.yml"
-BUILD = PROJECT / "build" / "molecule" / "lifecycle"
-# The settings that the fleet is run with, not those that molecule makes up.
-os.environ["ANSIBLE_CONFIG"] = f"{PROJECT}/ansible.cfg"
-
-
-def run(*command: str, stdin: str | None = None, check: bool = True) -> str:
-    """Run a program of the machine outside and return what it prints."""
-    done = subprocess.run(
-        command,
-        input=stdin,
-        check=False,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    if check and done.returncode:
-        pytest.fail(f"{' '.join(command)}: exit {done.returncode}\n{done.stdout}", pytrace=False)
-    return done.stdout
-
-
-def inside(name: str, *command: str, stdin: str | None = None, check: bool = True) -> str:
-    """Run a program in a test host and return what it prints."""
-    return run("docker", "exec", "--interactive", name, *command, stdin=stdin, check=check)
+KEPT = BUILD / "lifecycle"
 
 
 def play(name: str, *options: str, check: bool = True, note: str = "") -> str:
@@ -60,25 +34,14 @@ def play(name: str, *options: str, check: bool = True, note: str = "") -> str:
         f"{PROJECT}/playbooks/{name}.yml",
         check=check,
     )
-    said = re.sub(r"\x1b\[[0-9;]*m", "", said)  # molecule asks Ansible for colours
     print(said)
-    with (PROJECT / "build" / "molecule" / "figures").open("a") as file:
-        file.write(f"{name}.yml{note}: {time.monotonic() - begin:.0f} s\n")
+    outside.note(f"{name}.yml{note}: {time.monotonic() - begin:.0f} s")
     return said
 
 
 def sentences(said: str) -> str:
     """What a playbook says, as it was before Ansible wrapped it."""
     return " ".join(said.split())
-
-
-def wait_until(condition: Callable[[], object], why: str, seconds: float = 120) -> None:
-    """Poll until a condition holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            pytest.fail(f"not within {seconds} s: {why}", pytrace=False)
-        time.sleep(1)
 
 
 def status() -> dict[str, Any]:
@@ -119,7 +82,7 @@ print(json.dumps(cursor.fetchall(), default=str))
 
 def ask(name: str, query: str) -> list[list[Any]]:
     """Rows of a host's database."""
-    password = (BUILD / "secrets" / name / "kinto_database_password").read_text().strip()
+    password = (KEPT / "secrets" / name / "kinto_database_password").read_text().strip()
     script = ASK.format(password=password, query=query)
     rows: list[list[Any]] = json.loads(inside(name, "python3", "-", stdin=script))
     return rows
@@ -167,12 +130,12 @@ def judge() -> int:
 
 
 def newest_backup() -> Path:
-    return max((BUILD / "backups" / STATION).glob("*Z"))
+    return max((KEPT / "backups" / STATION).glob("*Z"))
 
 
 def other_agent(name: str, version: str, more: str = "") -> str:
     """The option that rolls another agent out: this one with another version and more code."""
-    folder = BUILD / name
+    folder = KEPT / name
     shutil.copytree(
         PROJECT / "agent",
         folder,
@@ -191,7 +154,7 @@ def other_agent(name: str, version: str, more: str = "") -> str:
 def other_image(tag: str) -> str:
     """The option that rolls another image out: this one under another name."""
     machine = {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine]
-    file = BUILD / f"kinto-{tag}.tar.gz"
+    file = KEPT / f"kinto-{tag}.tar.gz"
     with (
         tarfile.open(PROJECT / "build" / f"kinto-{machine}.tar.gz") as old,
         gzip.open(file, "wb", compresslevel=1) as packed,
@@ -219,9 +182,9 @@ def test_a_backup_holds_everything_and_is_private() -> None:
     assert {path.name for path in folder.iterdir()} == {
         *("database.dump", "spool.db", "configuration.tar.gz", "manifest.json", "secrets")
     }
-    for path in (BUILD / "backups").rglob("*"):
+    for path in (KEPT / "backups").rglob("*"):
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
-    for secret in (BUILD / "secrets").glob("*/*"):
+    for secret in (KEPT / "secrets").glob("*/*"):
         assert secret.read_text().strip() not in said, secret.name
     assert "unisat-backup" not in inside(STATION, "ls", "-R", "/var")
 

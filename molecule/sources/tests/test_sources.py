@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-from pathlib import Path
 from typing import Any
 
+import outside
 import pytest
+from outside import INVENTORY, PROJECT, run
 
 HOST = "sources-hub"
-PROJECT = Path(os.environ["MOLECULE_PROJECT_DIRECTORY"])
-INVENTORY = str(Path(os.environ["MOLECULE_INVENTORY_FILE"]).parent)
-os.environ["ANSIBLE_CONFIG"] = f"{PROJECT}/ansible.cfg"
-os.environ["ANSIBLE_FORCE_COLOR"] = "0"
 REGISTRY = "127.0.0.1:5001"
 # Beside the one that Debian starts, which asks for a password.
 REGISTRY_SETTINGS = json.dumps(
@@ -27,19 +22,9 @@ REGISTRY_SETTINGS = json.dumps(
 )
 
 
-def run(*command: str) -> str:
-    """Run a program of the machine outside and return what it prints."""
-    done = subprocess.run(
-        command, check=False, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    if done.returncode:
-        pytest.fail(f"{' '.join(command)}: exit {done.returncode}\n{done.stdout}", pytrace=False)
-    return done.stdout
-
-
 def inside(*command: str) -> str:
     """Run a program in the test host and return what it prints."""
-    return run("docker", "exec", HOST, *command)
+    return outside.inside(HOST, *command)
 
 
 def converge(**variables: str) -> int:
