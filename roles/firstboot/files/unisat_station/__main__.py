@@ -1,0 +1,58 @@
+"""unisat-station settings | first-boot | check FILE."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from unisat_station import machine
+
+
+def main(argv: list[str]) -> int:
+    """Runs one command; returns its exit code."""
+    match argv:
+        case ["settings"]:
+            return settings()
+        case ["first-boot"]:
+            return first_boot()
+        case ["check", file]:
+            return check(Path(file))
+    sys.stderr.write("usage: unisat-station settings | first-boot | check FILE\n")
+    return 2
+
+
+def settings() -> int:
+    """Makes the secrets, then takes over what unisat.toml says."""
+    from unisat_station import secrets  # noqa: PLC0415 - each command loads only what it needs
+
+    secrets.make()
+    from unisat_station.apply import apply  # noqa: PLC0415
+
+    apply()
+    machine.show()
+    return 0
+
+
+def first_boot() -> int:
+    """Does what is left of the first boot; 1 to be tried again."""
+    from unisat_station.first_boot import first_boot as run  # noqa: PLC0415
+
+    try:
+        run()
+    except machine.StationError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+def check(file: Path) -> int:
+    """Prints the mistakes of an unisat.toml; 2 where there are any."""
+    from unisat_station.settings import read  # noqa: PLC0415
+
+    problems = read(file).problems
+    sys.stdout.writelines(f"{problem}\n" for problem in problems)
+    return 2 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

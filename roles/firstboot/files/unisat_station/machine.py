@@ -1,0 +1,135 @@
+"""What the other modules do to the machine: files that survive a power cut, commands, notices."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+STATE = Path("/var/lib/unisat-station")
+NOTICES = Path("/run/unisat/notices")
+ISSUE = Path("/run/issue.d/unisat.issue")
+CONSOLES = Path("/sys/class/tty/console/active")
+
+
+class StationError(Exception):
+    """What stops a step, as one sentence that names the thing to mend."""
+
+
+def sync_folder(folder: Path) -> None:
+    """Puts the names in a folder on the card."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def write(path: Path, text: str, mode: int = 0o644, group: str | None = None) -> bool:
+    """Writes a file whole or not at all, also when the power goes; returns whether it changed.
+
+    It has its mode and group before its first byte: nobody else reads a secret, not for a moment.
+    """
+    with contextlib.suppress(FileNotFoundError, UnicodeDecodeError):
+        if path.read_text(encoding="utf-8") == text and path.stat().st_mode & 0o777 == mode:
+            return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.new")
+    fresh.unlink(missing_ok=True)
+    number = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(number, "w", encoding="utf-8") as file:
+        if group is not None:
+            shutil.chown(fresh, group=group)
+        os.fchmod(number, mode)
+        file.write(text)
+        file.flush()
+        os.fsync(number)
+    fresh.replace(path)
+    sync_folder(path.parent)
+    return True
+
+
+def run(*argv: str, given: str = "", user: str | None = None) -> str:
+    """Runs a command with `given` as its input; returns what it prints.
+
+    Raises:
+        StationError: It failed. The sentence has what it said, and never what it was given.
+    """
+    groups: list[int] | None = [] if user else None
+    try:
+        done = subprocess.run(
+            argv,
+            input=given,
+            capture_output=True,
+            text=True,
+            check=False,
+            user=user,
+            group=user,
+            extra_groups=groups,
+            cwd="/",
+        )
+    except OSError as error:
+        raise StationError(f"{argv[0]} can't be run: {error.strerror}") from error
+    if done.returncode:
+        said = " ".join((done.stderr or done.stdout).split()) or f"exit code {done.returncode}"
+        raise StationError(f"{' '.join(argv[:2])} failed: {said}")
+    return done.stdout
+
+
+def notice(topic: str, lines: list[str]) -> None:
+    """Shows lines, a sentence each, in place of what the topic said before.
+
+    The agent reads them for /status; the consoles get those that are new at once, and all of them
+    above the log-in prompt.
+    """
+    file = NOTICES / topic
+    before = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    if lines:
+        _put(file, "".join(f"{line}\n" for line in lines))
+    else:
+        file.unlink(missing_ok=True)
+    for line in lines:
+        if line not in before:
+            say(line)
+    show()
+
+
+def say(line: str) -> None:
+    """Prints a line for the journal, and on the screen and the serial console."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+    for name in CONSOLES.read_text(encoding="utf-8").split() if CONSOLES.exists() else []:
+        # A console that nobody drains must not hold the station up.
+        with contextlib.suppress(OSError):
+            number = os.open(f"/dev/{name}", os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
+            try:
+                os.write(number, f"\r\nUniSat: {line}\r\n".encode())
+            finally:
+                os.close(number)
+
+
+def show() -> None:
+    """Puts the station's name, address and notices above the log-in prompt."""
+    lines = [
+        line
+        for file in sorted(NOTICES.glob("*"))
+        for line in file.read_text(encoding="utf-8").splitlines()
+    ]
+    # In this file a backslash begins a word of agetty's: \n the name, \4 the address.
+    told = "".join("  " + line.replace("\\", "\\\\") + "\n" for line in lines)
+    _put(ISSUE, "UniSat station \\n, address \\4\n" + told + "\n")
+    # Nothing to tell where no prompt is shown yet.
+    with contextlib.suppress(StationError):
+        run("agetty", "--reload")
+
+
+def _put(path: Path, text: str) -> None:
+    """Writes a file of /run, where there is no power cut to survive."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}")
+    fresh.write_text(text, encoding="utf-8")
+    fresh.chmod(0o644)
+    fresh.replace(path)
