@@ -29,7 +29,7 @@ define venv
 	@touch $(1)/ready
 endef
 
-.PHONY: help demo test lint unit molecule lab lab-down kinto-image wheels bench soak lock clean
+.PHONY: help demo test lint unit molecule image-test lab lab-down kinto-image wheels bench soak lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -37,12 +37,13 @@ help: ## list the commands
 demo: $(DEMO)/ready ## the whole path with a simulated satellite, about a minute (ARGS=--forever keeps it up)
 	@cd agent && exec ../$(DEMO)/bin/python -m rig.demo $(ARGS)
 
-test: ## everything: lint, unit, molecule; sets up what it needs, says how long each took
+test: ## everything: lint, unit, molecule, the image if it is cached; sets up what it needs, says how long each took
 	@rm -f build/times
 	@.ci/timed setup $(MAKE) --no-print-directory $(DEV)/ready packages
 	@.ci/timed lint $(MAKE) --no-print-directory lint
 	@.ci/timed unit $(MAKE) --no-print-directory unit
 	@.ci/timed molecule $(MAKE) --no-print-directory molecule
+	@.ci/timed image $(MAKE) --no-print-directory image-test ARGS=--cached
 	@.ci/timed --summary
 
 .PHONY: packages
@@ -57,6 +58,9 @@ unit: $(DEV)/ready packages ## the agent's tests, against real PostgreSQL, memca
 
 molecule: $(DEV)/ready packages ## the roles and playbooks on real systemd hosts
 	@molecule/run $(ARGS)
+
+image-test: $(DEV)/ready packages ## boots the image in QEMU and judges it, about an hour (ROUNDS=200 for a release)
+	@image/tests/run $(ARGS)
 
 lab: $(DEV)/ready packages ## one publisher and one hub to look around in, left running
 	@molecule/lab up
