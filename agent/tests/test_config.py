@@ -117,6 +117,7 @@ def test_everything_can_be_said(site: Site) -> None:
         hold_s = 0
         [status]
         listen = "127.0.0.2:1"
+        notices = "/run/unisat/notices"
         """
     )
     assert config.devices == {"u01kz", "u02-b_c"}
@@ -130,6 +131,7 @@ def test_everything_can_be_said(site: Site) -> None:
     assert config.hub.ca_file == site.folder / "ca.pem"
     assert config.sinks == (config.local, config.hub)
     assert (config.listen, config.hold_s) == (("127.0.0.2", 1), 0.0)
+    assert config.notices == Path("/run/unisat/notices")
 
 
 WRONG = {
@@ -177,6 +179,7 @@ WRONG = {
     "listen to all": ('[status]\nlisten = "0.0.0.0:1"', "[status] listen: must be a loopback"),
     "listen to a name": ('[status]\nlisten = "localhost:1"', "[status] listen: must be a loopback"),
     "listen to IPv6": ('[status]\nlisten = "::1:8890"', "[status] listen: must be a loopback"),
+    "notices": ('[status]\nnotices = "here"', "[status] notices: must be the absolute path of a"),
     "no such port": ('[status]\nlisten = "127.0.0.1:0"', "[status] listen: must be a loopback"),
 }  # fmt: skip
 

@@ -8,6 +8,7 @@ import logging
 import random
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from rig.wait import wait_until
 from unisat_agent import delivery, spool_tools
 from unisat_agent.clock import ClockState
 from unisat_agent.config import SinkSettings
-from unisat_agent.delivery import BACKOFF_MAX_S, PAUSE_S, Courier, SinkState
+from unisat_agent.delivery import BACKOFF_MAX_S, PAUSE_FIRST_S, PAUSE_MAX_S, Courier, SinkState
 from unisat_agent.errors import SpoolCorruptError
 from unisat_agent.kinto import MAX_WAIT_S, KintoClient
 from unisat_agent.record import Record, Row, Stamp
@@ -567,21 +568,42 @@ class TestDenied:
     ) -> None:
         way.packages(3)
         refuses(way.server)
-        assert way.step() == PAUSE_S
+        assert way.step() == PAUSE_FIRST_S
         assert (way.courier.state, way.pending()) == (SinkState.PAUSED, 3)
         assert "refuses the account station: 40" in way.said()
         assert way.said().endswith("correct user or password")
-        assert way.courier.step() > PAUSE_S - 5, "it rests"
+        assert way.courier.step() > PAUSE_FIRST_S - 2, "it rests"
         way.step()
         assert (way.said(), way.courier.state) == ("", SinkState.DELIVERING)
         assert way.pending() == 0
+
+    def test_asks_soon_and_then_ever_less_often_until_a_record_is_taken(self, way: Way) -> None:
+        way.packages(1)
+        way.server.then(Reply(401), on="GET /v1/", times=9)
+        way.courier._proven = False
+        assert [way.step() for _ in range(9)] == [5, 10, 20, 40, 80, 160, 300, 300, PAUSE_MAX_S]
+        way.deliver()
+        way.packages(1)
+        way.server.then(Reply(401), on=BATCH)
+        assert way.step() == PAUSE_FIRST_S
+
+    def test_one_collection_is_asked_for_ever_less_often(self, way: Way) -> None:
+        way.packages(1)
+        way.server.then(Reply(403), on="PUT */collections/u01/records/*", times=3)
+        rests = []
+        for _ in range(3):
+            way.step()
+            rests.append(way.courier._retry.denied_until.pop("u01") - time.monotonic())
+        assert rests == [pytest.approx(rest, abs=2) for rest in (5, 10, 20)]
+        way.deliver()
+        assert way.courier._retry.denials == {}
 
     def test_wrong_password_is_found_before_a_batch_is_sent(self, way: Way) -> None:
         server = way.server
         server.then(Reply(200, {"settings": {}}), on="GET /v1/")
         way.courier._proven = False
         way.packages(1)
-        assert way.step() == PAUSE_S
+        assert way.step() == PAUSE_FIRST_S
         assert server.batches() == []
         assert "refuses the account" in way.said()
         way.step()

@@ -374,6 +374,24 @@ class TestPages:
             assert site.status()["sinks"]["hub"]["state"] == "paused"
             site.delivered(1, "local")
 
+    def test_what_others_on_the_host_tell_is_passed_on(self, site: Site) -> None:
+        folder = site.folder / "notices"
+        site.config = replace(site.config, notices=folder)
+        with running(site):
+            wait_until(lambda: site.health()[1] == "ok", WAIT_S, "good health")
+            folder.mkdir()
+            (folder / "a").write_bytes(b"first\n\n  second \xff\n")
+            (folder / "b").write_text("x" * 5000 + "\n" + "more\n" * 100)
+            (folder / ".c").write_text("half wri")
+            (folder / "d").mkdir()
+            code, health, problems = site.health()
+            assert (code, health) == (200, "degraded")
+            assert problems[:3] == ["first", "second \ufffd", "x" * 300]
+            assert len(problems) == 20
+            for file in ("a", "b"):
+                (folder / file).unlink()
+            assert site.health() == (200, "ok", [])
+
     def test_missing_port_and_wrong_clock_are_told(self, site: Site) -> None:
         site.cable.unplug()
         site.clock.right = False

@@ -60,7 +60,10 @@ class SinkSettings:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Everything that the agent was told. `hub` is None for a station without a hub."""
+    """Everything that the agent was told. `hub` is None for a station without a hub.
+
+    `notices` is a folder where others on the host tell their troubles, a sentence a line.
+    """
 
     path: Path
     station: str
@@ -74,6 +77,7 @@ class Config:
     clock_synchronised: str
     hold_s: float
     listen: tuple[str, int]
+    notices: Path | None = None
 
     @property
     def sinks(self) -> tuple[SinkSettings, ...]:
@@ -262,6 +266,10 @@ def load(path: Path, credentials: Path | None = None, *, passwords: bool = True)
         'must be a loopback address and a port, as "127.0.0.1:8890"',
         _is_loopback_address,
     )
+    notices = None
+    if status.has("notices"):
+        mend = "must be the absolute path of a folder"
+        notices = status.text("notices", None, mend, lambda v: v.startswith("/"))
     status.finish()
 
     if problems:
@@ -280,6 +288,7 @@ def load(path: Path, credentials: Path | None = None, *, passwords: bool = True)
         clock_synchronised=synchronised,
         hold_s=hold_s,
         listen=(host, int(port)),
+        notices=Path(notices) if notices else None,
     )
 
 

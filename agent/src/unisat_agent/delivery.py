@@ -28,7 +28,9 @@ BACKOFF_FIRST_S = 1.0
 BACKOFF_MAX_S = 60.0
 PROBE_AFTER_FAILURES = 5
 SUSPECT_AFTER_FAILURES = 3
-PAUSE_S = 300.0
+# An account may be made at any moment, as at a first boot; a wrong one stays wrong for long.
+PAUSE_FIRST_S = 5.0
+PAUSE_MAX_S = 300.0
 IDLE_S = 1.0
 # After so long a sink that took only small batches is offered large ones again.
 LIMIT_S = 3600.0
@@ -83,6 +85,8 @@ class _Retry:
     failures: int = 0
     not_before: float = 0.0
     denied_until: dict[str, float] = field(default_factory=dict)
+    denials: dict[str, int] = field(default_factory=dict)
+    """Refusals in a row, by device; those of the whole sink under ""."""
     created: set[str] = field(default_factory=set)
     """Collections that were made, and took no record since."""
 
@@ -315,6 +319,7 @@ class Courier:
             self.figures.acked += len(acked)
             self.figures.last_ack = time.monotonic()
             self._retry.created.discard(batch.dev_id)
+            self._retry.denials.pop("", None)
         if Fate.DENIED in left:
             reason = _words(left[Fate.DENIED])
             if any(_code(body) == 401 for body in verdict.bodies):
@@ -448,7 +453,7 @@ class Courier:
 
     def _pause(self, dev_id: str, reason: str) -> float:
         """403 for one collection: its rows stay, the others go on."""
-        self._retry.denied_until[dev_id] = time.monotonic() + PAUSE_S
+        self._retry.denied_until[dev_id] = time.monotonic() + self._pause_s(dev_id)
         self.state = SinkState.PAUSED
         self.notices.trouble(
             dev_id, f"{self.name}: the account may not write {self._bucket}/{dev_id}: {reason}"
@@ -466,13 +471,20 @@ class Courier:
             f"{self.name}: {self._client.settings.url} refuses the account "
             f"{self._client.settings.user}: {reason}: correct user or password",
         )
-        return self._wait(PAUSE_S)
+        return self._wait(self._pause_s(""))
+
+    def _pause_s(self, dev_id: str) -> float:
+        """How long to rest after this refusal: twice as long each time."""
+        count = self._retry.denials.get(dev_id, 0)
+        self._retry.denials[dev_id] = count + 1
+        return min(PAUSE_FIRST_S * 2.0 ** min(count, 10), PAUSE_MAX_S)
 
     def _accepted(self, dev_id: str) -> None:
         """The account may write to this device's collection; others may still be refused."""
         denied = self._retry.denied_until
         # Those that have no rows any more were accepted, or evicted, too.
         for name in {dev_id, *denied} - set(self._spool.devices_waiting(self.name)) | {dev_id}:
+            self._retry.denials.pop(name, None)
             if denied.pop(name, None) is not None:
                 self.notices.over(name, f"{self.name}: {name} is accepted")
         self.state = SinkState.PAUSED if denied else SinkState.DELIVERING

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from unisat_agent import __version__
@@ -40,6 +41,9 @@ RECONCILE_RETRY_S = 300.0
 # only a thread that really hangs counts as hanging.
 STALL_S = 180.0
 CLOCK_STEP_MS = 2000
+# Of what others on the host have to tell.
+NOTICES_MAX = 20
+NOTICE_MAX_CHARACTERS = 300
 END_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 EXIT_OK = 0
@@ -293,6 +297,8 @@ class Service:
             f"a damaged spool was set aside: {path}: delete it when you have no use for it"
             for path in set_aside(self.config.spool_path)
         ]
+        if self.config.notices is not None:
+            degraded += _told(self.config.notices)
         health = "failed" if failed else "degraded" if degraded else "ok"
         return health, failed + degraded
 
@@ -368,3 +374,19 @@ def _spool_trouble(notices: Notices) -> Iterator[None]:
         notices.trouble("spool", str(error))
     else:
         notices.over("spool", "the spool can be used again")
+
+
+def _told(folder: Path) -> list[str]:
+    """The lines of the files in a folder, as many and as long as are good to read."""
+    lines: list[str] = []
+    with contextlib.suppress(OSError):
+        for file in sorted(folder.iterdir()):
+            # Hidden ones are being written. A file may go between two looks.
+            if file.name.startswith(".") or not file.is_file():
+                continue
+            with contextlib.suppress(OSError), file.open(errors="replace") as text:
+                # Read so far and no further, however long the file or a line is.
+                while len(lines) < NOTICES_MAX and (line := text.readline(4096)):
+                    if said := line.strip():
+                        lines.append(said[:NOTICE_MAX_CHARACTERS])
+    return lines
