@@ -285,7 +285,9 @@ class _Check:
         try:
             content = (self.beside / name).read_bytes()
         except OSError:
-            raise _Mistake(f"there is no {_printable(name)} beside {NAME}: copy it there.") from None
+            raise _Mistake(
+                f"there is no {_printable(name)} beside {NAME}: copy it there."
+            ) from None
         try:
             pem = content.decode("ascii")
         except ValueError:
@@ -305,7 +307,7 @@ def _printable(text: str) -> str:
 
 def _meant(word: str, known: list[str]) -> str:
     close = difflib.get_close_matches(word, known, n=1)
-    return f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
+    return f"write {close[0]}" if close else f"known are {', '.join(known)}"
 
 
 def _match(value: object, pattern: str, mend: str) -> str:
@@ -338,6 +340,8 @@ def _url(value: object) -> str:
         raise _Mistake("write the address without user and password.")
     if not usable or parts.query or parts.fragment:
         raise _Mistake(mend)
+    if parts.hostname in {"127.0.0.1", "localhost", "::1"}:
+        raise _Mistake("is the station itself: write the address of the hub.")
     url = url.rstrip("/")
     return url if url.endswith("/v1") else f"{url}/v1"
 

@@ -1,0 +1,296 @@
+"""Applies unisat.toml, and takes its secrets off the card.
+
+What is right goes into applied.json and the secrets' files first; every file of the system is then
+written from these alone. So a power cut at any moment is mended by the next start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from unisat_station import machine
+from unisat_station.machine import StationError, write
+from unisat_station.settings import NAME, SECRETS, TAKEN, Problem, Value, parse, scrubbed
+
+ERRORS = "unisat-errors.txt"
+LIBRARY = Path("usr/local/lib/unisat-station")
+STATE = Path("var/lib/unisat-station")
+
+
+class Run(Protocol):
+    """A command with its input, which may be secret; raises StationError."""
+
+    def __call__(self, *argv: str, given: str = "") -> str: ...
+
+
+def apply(
+    root: Path = Path("/"),
+    run: Run = machine.run,
+    notice: Callable[[str, list[str]], None] = machine.notice,
+) -> list[str]:
+    """Applies what the file on the boot partition says; returns the mistakes, also as notices.
+
+    Args:
+        root: Where the system lies; everything is done below.
+        run: Runs the few commands that are needed.
+        notice: Shows the lines of a topic.
+    """
+    lines = _Station(root, run).apply()
+    notice("settings", lines)
+    return lines
+
+
+class _Station:
+    def __init__(self, root: Path, run: Run) -> None:
+        self.root, self.run = root, run
+        self.boot = root / "boot/firmware"
+        self.lines: list[str] = []
+
+    def apply(self) -> list[str]:
+        before = self._applied()
+        content = self._content()
+        values = dict(before)
+        fresh: dict[str, str] = {}
+        if content is not None:
+            taken = frozenset(key for key in SECRETS if before.get(key) == TAKEN)
+            reading = parse(content, self.boot, self.root, taken)
+            problems = sorted(reading.problems, key=lambda p: p.line or 0)
+            self.lines += [str(problem) for problem in problems]
+            values |= reading.settings.values
+            fresh = {
+                key: str(values[key])
+                for key in SECRETS
+                if key in reading.settings.values and values[key] not in {"", TAKEN}
+            }
+        done: frozenset[str] = frozenset()
+        try:
+            done = self._keep(before, values, fresh)
+        except (OSError, StationError) as error:
+            self.lines.append(f"{NAME} could not be taken over: {error}.")
+        for step in (self._host, self._clock, self._agent, self._wifi, self._access):
+            try:
+                step(values)
+            except (OSError, StationError, ValueError) as error:
+                self.lines.append(f"{NAME} could not be applied whole: {error}.")
+        if content is not None:
+            self._scrub(content, done)
+        self._report()
+        return self.lines
+
+    def _applied(self) -> dict[str, Value]:
+        try:
+            kept = json.loads((self.root / STATE / "applied.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return kept if isinstance(kept, dict) else {}
+
+    def _content(self) -> bytes | None:
+        """The file, or None where there is none; the template is put there then."""
+        path = self.boot / NAME
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            self.lines.append(
+                f"{NAME} was missing on the boot partition: what it said still holds."
+            )
+            with contextlib.suppress(OSError):
+                _write(path, (self.root / LIBRARY / NAME).read_bytes())
+        except OSError as error:
+            self.lines.append(
+                f"{NAME} can't be read ({error.strerror}): check the card in another computer."
+            )
+        return None
+
+    def _keep(
+        self, before: dict[str, Value], values: dict[str, Value], fresh: dict[str, str]
+    ) -> frozenset[str]:
+        """Keeps the values for the next start; returns the secrets that are safe here."""
+        done = set()
+        for key, secret in fresh.items():
+            try:
+                if key == "access.password":
+                    self._log_in(secret)
+                else:
+                    write(self._secret(key), secret + "\n", 0o600)
+                values[key] = TAKEN
+                done.add(key)
+            except (OSError, StationError) as error:
+                where = Problem(None, key, f"was not taken over: {error}.")
+                self.lines.append(str(where))
+                values[key] = before.get(key, "")
+        if before.get("access.password") == TAKEN and values.get("access.password") == "":
+            self.run("usermod", "--lock", "pi")
+        write(self.root / STATE / "applied.json", json.dumps(values) + "\n", 0o600)
+        return frozenset(done)
+
+    def _secret(self, key: str) -> Path:
+        return self.root / STATE / "secrets" / key.replace(".", "_")
+
+    def _log_in(self, password: str) -> None:
+        is_hash = re.match(r"\$(6|y)\$", password)
+        self.run("chpasswd", *(["--encrypted"] if is_hash else []), given=f"pi:{password}\n")
+
+    def _host(self, values: dict[str, Value]) -> None:
+        if not (name := values.get("station.name")):
+            return
+        hosts = self.root / "etc/hosts"
+        text = hosts.read_text(encoding="utf-8") if hosts.exists() else "127.0.0.1 localhost\n"
+        rest = [line for line in text.splitlines() if not line.startswith("127.0.1.1")]
+        write(hosts, "\n".join([*rest, f"127.0.1.1 {name}"]) + "\n")
+        write(self.root / "etc/hostname", f"{name}\n")
+        if self.run("hostname").strip() != name:
+            self.run("hostname", str(name))
+
+    def _clock(self, values: dict[str, Value]) -> None:
+        if zone := values.get("station.timezone"):
+            _link(self.root / "etc/localtime", f"/usr/share/zoneinfo/{zone}")
+            write(self.root / "etc/timezone", f"{zone}\n")
+        if language := str(values.get("station.language") or ""):
+            file = self.root / "etc/default/locale"
+            if _text(file) == f"LANG={language}":
+                return
+            # What `locale -a` prints has no hyphen: en_GB.utf8.
+            if language.replace("UTF-8", "utf8") not in self.run("locale", "-a").split():
+                self.run(
+                    "localedef", "-i", language.removesuffix(".UTF-8"), "-f", "UTF-8", language
+                )
+            write(file, f"LANG={language}\n")
+
+    def _agent(self, values: dict[str, Value]) -> None:
+        config = self.root / "etc/unisat-agent"
+        base = tomllib.loads((self.root / LIBRARY / "agent.toml").read_text(encoding="utf-8"))
+        station = base.setdefault("station", {})
+        if name := values.get("station.name") or _text(self.root / "etc/hostname"):
+            station["name"] = name
+        if "station.devices" in values:
+            station["devices"] = values["station.devices"]
+        for key in ("port", "baud"):
+            if value := values.get(f"serial.{key}"):
+                base.setdefault("serial", [{}])[0][key] = value
+        if url := values.get("hub.url"):
+            hub = {"url": url, "user": values.get("hub.user") or station["name"]}
+            hub["bucket"] = base.get("local", {}).get("bucket", "telemetry")
+            if certificate := str(values.get("hub.ca") or ""):
+                write(config / "hub.pem", certificate)
+                # The path as the agent sees it.
+                hub["ca_file"] = "/etc/unisat-agent/hub.pem"
+            write(
+                config / "credentials/hub.password",
+                _text(self._secret("hub.password")) + "\n",
+                0o600,
+            )
+            base["hub"] = hub
+        group = "unisat" if self.root == Path("/") else None
+        write(config / "agent.toml", _toml(base), 0o640, group)
+
+    def _wifi(self, values: dict[str, Value]) -> None:
+        keyfile = self.root / "etc/NetworkManager/system-connections/unisat-wifi.nmconnection"
+        if country := values.get("wifi.country"):
+            regulation = self.root / "etc/modprobe.d/unisat-wifi.conf"
+            write(regulation, f"options cfg80211 ieee80211_regdom={country}\n")
+        if not (name := str(values.get("wifi.name") or "")):
+            keyfile.unlink(missing_ok=True)
+            return
+        text = (
+            "[connection]\nid=unisat-wifi\ntype=wifi\n\n"
+            f"[wifi]\nmode=infrastructure\nssid={';'.join(map(str, name.encode()))};\n\n"
+        )
+        if values.get("wifi.password") == TAKEN:
+            password = _text(self._secret("wifi.password")).replace("\\", "\\\\")
+            # A keyfile drops blanks at the ends.
+            blanks = len(password) - len(password.lstrip(" "))
+            password = "\\s" * blanks + password[blanks:]
+            text += f"[wifi-security]\nkey-mgmt=wpa-psk\npsk={password}\n\n"
+        write(keyfile, text + "[ipv4]\nmethod=auto\n\n[ipv6]\nmethod=auto\n", 0o600)
+
+    def _access(self, values: dict[str, Value]) -> None:
+        keys = values.get("access.ssh_keys") or []
+        listed = "".join(f"{key}\n" for key in keys) if isinstance(keys, list) else ""
+        write(self.root / "etc/ssh/authorized_keys.d/pi", listed)
+        passwords = "yes" if values.get("access.password") == TAKEN else "no"
+        # sshd keeps what it reads first: where no password is set here, Imager's choice holds.
+        imager = "" if passwords == "yes" else "Include /etc/ssh/sshd_config.d/50-cloud-init.conf\n"
+        write(
+            self.root / "etc/ssh/sshd_config.d/05-unisat-station.conf",
+            f"PermitRootLogin no\n{imager}"
+            f"PasswordAuthentication {passwords}\nKbdInteractiveAuthentication {passwords}\n"
+            "AuthorizedKeysFile .ssh/authorized_keys /etc/ssh/authorized_keys.d/%u\n",
+            0o600,
+        )
+
+    def _scrub(self, content: bytes, done: frozenset[str]) -> None:
+        fresh = scrubbed(content, done)
+        if fresh == content:
+            return
+        path = self.boot / NAME
+        try:
+            # Held open, the old file's blocks are still there to be overwritten when its name is
+            # gone: at any moment the card has the old file or the new one, never a torn one.
+            with path.open("r+b", buffering=0) as old:
+                _write(path, fresh)
+                old.write(b"\0" * len(content))
+                os.fsync(old.fileno())
+        except OSError as error:
+            self.lines.append(
+                f"the passwords could not be taken out of {NAME} ({error.strerror}): write "
+                f'"{TAKEN}" over them yourself.'
+            )
+
+    def _report(self) -> None:
+        path = self.boot / ERRORS
+        text = "".join(f"{line}\r\n" for line in self.lines).encode()
+        try:
+            if not text:
+                path.unlink(missing_ok=True)
+            elif not path.exists() or path.read_bytes() != text:
+                _write(path, text)
+        except OSError as error:
+            self.lines.append(
+                f"{ERRORS} can't be written on the boot partition ({error.strerror}): check the "
+                "card in another computer."
+            )
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Writes a file of the boot partition whole or not at all."""
+    fresh = path.with_name(f"{path.name}.new")
+    with fresh.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+    machine.sync_folder(path.parent)
+
+
+def _link(path: Path, target: str) -> None:
+    if path.is_symlink() and os.readlink(path) == target:
+        return
+    fresh = path.with_name(f".{path.name}.new")
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(target)
+    fresh.replace(path)
+    machine.sync_folder(path.parent)
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8").strip("\n") if path.exists() else ""
+
+
+def _toml(tables: dict[str, Any]) -> str:
+    """The agent's configuration; its values are of the kinds that JSON writes as TOML does."""
+    text = ""
+    for name, table in tables.items():
+        for each in table if isinstance(table, list) else [table]:
+            text += f"[[{name}]]\n" if isinstance(table, list) else f"[{name}]\n"
+            text += "".join(
+                f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in each.items()
+            )
+            text += "\n"
+    return text

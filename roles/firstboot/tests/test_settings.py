@@ -1,0 +1,172 @@
+"""unisat.toml, from the bytes on the card to the files of the system."""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+FILES = Path(__file__).parents[1] / "files"
+sys.path.insert(0, str(FILES))
+
+from unisat_agent import config as agent  # noqa: E402
+from unisat_station.apply import apply  # noqa: E402
+from unisat_station.settings import decode, parse, scrubbed  # noqa: E402
+
+TEMPLATE = (FILES / "unisat.toml").read_text(encoding="utf-8")
+NOTHING: frozenset[str] = frozenset()
+
+
+class Power(BaseException):
+    """The power is cut."""
+
+
+class Machine:
+    """A system below a folder, whose commands are noted."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.commands = root, list[tuple[tuple[str, ...], str]]()
+        self.notices: list[str] = []
+        for folder in ("boot/firmware", "etc", "usr/share/zoneinfo/Asia", "usr/local/lib"):
+            (root / folder).mkdir(parents=True)
+        (root / "usr/share/zoneinfo/Asia/Almaty").touch()
+        library = root / "usr/local/lib/unisat-station"
+        library.mkdir()
+        (library / "unisat.toml").write_text(TEMPLATE)
+        (library / "agent.toml").write_text(
+            '[station]\nname = "unisat"\ndevices = []\n[local]\nurl = "http://127.0.0.1:8888/v1"\n'
+            'bucket = "telemetry"\n[[serial]]\nport = "auto"\n'
+        )
+
+    @property
+    def card(self) -> Path:
+        return self.root / "boot/firmware/unisat.toml"
+
+    def run(self, *argv: str, given: str = "") -> str:
+        self.commands.append((argv, given))
+        return ""
+
+    def notice(self, topic: str, lines: list[str]) -> None:
+        assert topic == "settings"
+        self.notices = lines
+
+    def boot(self) -> list[str]:
+        return apply(self.root, self.run, self.notice)
+
+    def state(self) -> dict[str, bytes]:
+        return {
+            str(path.relative_to(self.root)): path.read_bytes()
+            for path in self.root.rglob("*")
+            if path.is_file() and not path.is_symlink()
+        }
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path / "root")
+
+
+FULL = (
+    TEMPLATE.replace('name = ""', 'name = "school-1"')
+    .replace('url = ""', 'url = "https://hub.example.org"')
+    .replace('password = ""', 'password = "geheim & 123" # mine')
+    .replace('country = ""', 'country = "kz"')
+    .replace('timezone = ""', 'timezone = "Asia/Almaty"')
+)
+
+
+def test_a_full_file_is_applied_and_scrubbed(machine: Machine) -> None:
+    machine.card.write_text(FULL.replace("\n", "\r\n"), newline="")
+    assert machine.boot() == []
+    after = FULL.replace("geheim & 123", "(taken over)").replace("\n", "\r\n")
+    assert machine.card.read_bytes() == after.encode()
+    config = agent.load(machine.root / "etc/unisat-agent/agent.toml", passwords=False)
+    assert config.station == "school-1"
+    assert config.hub is not None
+    assert config.hub.url == "https://hub.example.org/v1"
+    assert (("chpasswd",), "pi:geheim & 123\n") in machine.commands
+    credential = machine.root / "etc/unisat-agent/credentials/hub.password"
+    assert credential.read_text() == "geheim & 123\n"
+    before = machine.state()
+    assert machine.boot() == []
+    assert machine.state() == before
+
+
+def test_a_mistake_keeps_that_setting_and_applies_the_others(machine: Machine) -> None:
+    machine.card.write_text(FULL)
+    machine.boot()
+    text = machine.card.read_text()
+    machine.card.write_text(text.replace("9600\n", '"fast"\n').replace("school-1", "school-2"))
+    (line,) = machine.boot()
+    assert "line 28: [serial] baud: write a whole number" in line
+    errors = machine.root / "boot/firmware/unisat-errors.txt"
+    assert errors.read_bytes() == f"{line}\r\n".encode()
+    assert (machine.root / "etc/hostname").read_text() == "school-2\n"
+    machine.card.write_text(text)
+    assert machine.boot() == []
+    assert not errors.exists()
+
+
+def test_a_missing_file_comes_back(machine: Machine) -> None:
+    (line,) = machine.boot()
+    assert "was missing" in line
+    assert machine.card.read_text() == TEMPLATE
+
+
+@pytest.mark.parametrize(
+    "content",
+    [TEMPLATE.encode("utf-16"), "[station]\n# да".encode("cp1251"), "[hub]\nurl = “x”\n".encode()],
+)
+def test_what_an_editor_spoilt_is_one_sentence(content: bytes) -> None:
+    reading = parse(content, Path("/none"), Path("/"), NOTHING)
+    assert len(reading.problems) == 1
+
+
+@given(st.binary(max_size=300))
+def test_no_bytes_raise(content: bytes) -> None:
+    parse(content, Path("/none"), Path("/"), NOTHING)
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), max_size=60))
+@settings(max_examples=50)
+def test_scrubbing_changes_the_secret_alone(comment: str) -> None:
+    content = f'# {comment}\n[hub]\npassword = "x" # {comment}\n'.encode()
+    wanted = content.replace(b'password = "x"', b'password = "(taken over)"')
+    assert scrubbed(content, frozenset({"hub.password"})) == wanted
+    assert tomllib.loads(decode(wanted))["hub"]["password"] == "(taken over)"
+
+
+def test_a_power_cut_at_any_write_is_mended_by_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Machine(tmp_path / "whole")
+    whole.card.write_text(FULL)
+    whole.boot()
+    replace, cut = Path.replace, 0
+    while True:
+        machine = Machine(tmp_path / str(cut))
+        machine.card.write_text(FULL)
+        left = cut
+
+        def until(self: Path, target: Path) -> Path:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise Power
+            return replace(self, target)
+
+        monkeypatch.setattr(Path, "replace", until)
+        try:
+            machine.boot()
+            break
+        except Power:
+            monkeypatch.setattr(Path, "replace", replace)
+            assert machine.boot() == []
+            state = {k: v for k, v in machine.state().items() if not k.endswith(".new")}
+            assert state == whole.state()
+        cut += 1
+    assert cut > 8
