@@ -53,7 +53,8 @@ packages: ## Debian's packages for the tests (as root)
 lint: $(DEV)/ready ## ruff, mypy, ansible-lint, yamllint, shellcheck
 	@.ci/lint
 
-unit: $(DEV)/ready packages ## the agent's tests, against real PostgreSQL, memcached and Kinto
+unit: $(DEV)/ready packages ## the agent's tests, against real PostgreSQL, memcached and Kinto, and the first boot's
+	cd roles/firstboot/tests && python -B -m pytest -q -p no:cacheprovider .
 	cd agent && UNISAT_FORBID_SKIPS=1 python -m pytest $(ARGS)
 
 molecule: $(DEV)/ready packages ## the roles and playbooks on real systemd hosts
