@@ -27,7 +27,9 @@ STATE = Path("var/lib/unisat-station")
 class Run(Protocol):
     """A command with its input, which may be secret; raises StationError."""
 
-    def __call__(self, *argv: str, given: str = "") -> str: ...
+    def __call__(self, *argv: str, given: str = "") -> str:
+        """Returns what it prints."""
+        ...
 
 
 def apply(
@@ -97,9 +99,7 @@ class _Station:
         try:
             return path.read_bytes()
         except FileNotFoundError:
-            self.lines.append(
-                f"{NAME} was missing on the boot partition: what it said still holds."
-            )
+            self.lines.append(f"{NAME} was missing: what it said still holds.")
             with contextlib.suppress(OSError):
                 _write(path, (self.root / LIBRARY / NAME).read_bytes())
         except OSError as error:
