@@ -270,7 +270,7 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _link(path: Path, target: str) -> None:
-    if path.is_symlink() and os.readlink(path) == target:
+    if path.is_symlink() and str(path.readlink()) == target:
         return
     fresh = path.with_name(f".{path.name}.new")
     fresh.unlink(missing_ok=True)

@@ -111,7 +111,7 @@ def _broken(content: bytes, error: Exception) -> Problem:
     lines = content.decode("utf-8").splitlines()
     number = int(found[1]) if found else len(lines)
     line = lines[number - 1] if 0 < number <= len(lines) else ""
-    if re.search("[“”„«»‘’]", line):
+    if re.search("[\u201c\u201d\u201e\u00ab\u00bb\u2018\u2019]", line):
         return Problem(number, "", 'has curly quotes: write straight ones, ".')
     if "overwrite" in str(error) or "twice" in str(error):
         return Problem(number, "", "is there twice: remove one of the two.")
@@ -224,12 +224,12 @@ class _Check:
         try:
             if key in SECRETS and value == TAKEN:
                 if key not in self.taken:
-                    raise _Mistake("nothing was taken over yet: write the password.")  # noqa: TRY301
+                    raise _Mistake("nothing was taken over yet: write the password.")
                 self.values[key] = TAKEN
                 return
             checked = check(value)
             if key in SECRETS and not _replaces(self.text, key):
-                raise _Mistake(  # noqa: TRY301
+                raise _Mistake(
                     f'write it as password = "…" on a line of its own below [{table}], '
                     "so that it can be taken off the card."
                 )
