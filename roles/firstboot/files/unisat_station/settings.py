@@ -110,8 +110,8 @@ def _broken(content: bytes, error: Exception) -> Problem:
     found = re.search(r"\(at line (\d+)", str(error))
     lines = content.decode("utf-8").splitlines()
     number = int(found[1]) if found else len(lines)
-    line = lines[number - 1] if 0 < number <= len(lines) else ""
-    if re.search("[\u201c\u201d\u201e\u00ab\u00bb\u2018\u2019]", line):
+    written = lines[number - 1] if 0 < number <= len(lines) else ""
+    if re.search("[\u201c\u201d\u201e\u00ab\u00bb\u2018\u2019]", written):
         return Problem(number, "", 'has curly quotes: write straight ones, ".')
     if "overwrite" in str(error) or "twice" in str(error):
         return Problem(number, "", "is there twice: remove one of the two.")
