@@ -99,8 +99,17 @@ class Card:
         run("mcopy", "-D", "o", "-i", self._drive, "-", f"::{name}", stdin=text.encode())
 
     def debugfs(self, request: str) -> bytes:
-        """Looks into the root partition without mounting it."""
-        return run("debugfs", "-R", request, f"{self.path}?offset={self.root.start}")
+        """Looks into the root partition without mounting it.
+
+        Raises:
+            CardError: Where it complains; its exit code is 0 then as well.
+        """
+        where = f"{self.path}?offset={self.root.start}"
+        done = subprocess.run(["debugfs", "-R", request, where], check=False, capture_output=True)
+        complaints = done.stderr.decode(errors="replace").splitlines()[1:]  # its version is first
+        if done.returncode or complaints:
+            raise CardError(f"debugfs {request}: {complaints}")
+        return done.stdout
 
     def read_root(self, path: str) -> bytes:
         """A file of the root partition."""

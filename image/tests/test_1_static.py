@@ -34,10 +34,14 @@ def card(image: Path) -> Card:
 def root(card: Card, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What people, roles and builds write to, copied out of the root partition."""
     folder = tmp_path_factory.mktemp("root")
+    there = {top: card.debugfs(f"ls -p /{top}").decode() for top in ("", "var", "var/lib")}
     for top in ("etc", "home", "root", "tmp", "opt", "srv", "usr/local", "var/cache", "var/lib/apt",
                 "var/lib/dbus", "var/lib/systemd", "var/lib/unisat-station",
                 "var/lib/unisat-agent", "var/log", "var/tmp"):  # fmt: skip
-        (to := folder / Path(top).parent).mkdir(parents=True, exist_ok=True)
+        above, _, name = top.rpartition("/")
+        if above in there and f"/{name}/" not in there[above]:
+            continue
+        (to := folder / above).mkdir(parents=True, exist_ok=True)
         card.debugfs(f"rdump /{top} {to}")
     return folder
 
