@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 FILES = Path(__file__).parents[1] / "files"
 sys.path.insert(0, str(FILES))
 
-from unisat_agent import config as agent  # noqa: E402
 from unisat_station.apply import apply  # noqa: E402
 from unisat_station.settings import decode, parse, scrubbed  # noqa: E402
+
+from unisat_agent import config as agent  # noqa: E402
 
 TEMPLATE = (FILES / "unisat.toml").read_text(encoding="utf-8")
 NOTHING: frozenset[str] = frozenset()
