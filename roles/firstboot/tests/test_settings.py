@@ -112,6 +112,51 @@ def test_a_mistake_keeps_that_setting_and_applies_the_others(machine: Machine) -
     assert not errors.exists()
 
 
+@pytest.mark.parametrize(
+    ("lost", "kept"),
+    [
+        ("hub_password", "etc/unisat-agent/agent.toml"),
+        ("wifi_password", "etc/NetworkManager/system-connections/unisat-wifi.nmconnection"),
+    ],
+)
+def test_a_password_that_is_lost_is_asked_for_and_the_rest_stays(
+    machine: Machine, lost: str, kept: str
+) -> None:
+    machine.card.write_text(FULL)
+    assert machine.boot() == []
+    before = (machine.root / kept).read_bytes()
+    (machine.root / "var/lib/unisat-station/secrets" / lost).unlink()
+    (line,) = machine.boot()
+    assert (
+        f"[{lost.removesuffix('_password')}] password is lost: write the password there again"
+        in line
+    )
+    assert (machine.root / kept).read_bytes() == before
+    words = "new password"
+    machine.card.write_text(machine.card.read_text().replace("(taken over)", words))
+    assert machine.boot() == []
+    assert (machine.root / "var/lib/unisat-station/secrets" / lost).read_text() == f"{words}\n"
+
+
+def test_wifi_is_secured_by_the_password_given(machine: Machine) -> None:
+    machine.card.write_text(FULL)
+    assert machine.boot() == []
+    file = machine.root / "etc/NetworkManager/system-connections/unisat-wifi.nmconnection"
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert "ssid=115;99;104;111;111;108;45;49;\n" in file.read_text()
+    assert "psk=geheim & 123\n" in file.read_text()
+
+
+def test_a_hash_is_handed_on_as_a_hash(machine: Machine) -> None:
+    crypt = "$6$salt$" + "a" * 86
+    machine.card.write_text(
+        TEMPLATE.replace('by password.\npassword = ""', f'by password.\npassword = "{crypt}"')
+    )
+    assert machine.boot() == []
+    assert (("chpasswd", "--encrypted"), f"pi:{crypt}\n") in machine.commands
+    assert crypt not in machine.card.read_text()
+
+
 def test_a_missing_file_comes_back(machine: Machine) -> None:
     (line,) = machine.boot()
     assert "was missing" in line

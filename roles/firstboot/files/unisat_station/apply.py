@@ -53,6 +53,8 @@ class _Station:
     def __init__(self, root: Path, run: Run) -> None:
         self.root, self.run = root, run
         self.boot = root / "boot/firmware"
+        # What is written into the empty folder is on no card that a user could read.
+        self.mounted = root != Path("/") or os.path.ismount(self.boot)
         self.lines: list[str] = []
 
     def apply(self) -> list[str]:
@@ -96,6 +98,12 @@ class _Station:
     def _content(self) -> bytes | None:
         """The file, or None where there is none; the template is put there then."""
         path = self.boot / NAME
+        if not self.mounted:
+            self.lines.append(
+                f"the boot partition is not there: what {NAME} said still holds; check the card in "
+                "another computer."
+            )
+            return None
         try:
             return path.read_bytes()
         except FileNotFoundError:
@@ -132,6 +140,21 @@ class _Station:
 
     def _secret(self, key: str) -> Path:
         return self.root / STATE / "secrets" / key.replace(".", "_")
+
+    def _taken(self, key: str) -> str:
+        """A secret that was taken over.
+
+        Raises:
+            StationError: It is lost; whoever asks leaves what it would write as it is.
+        """
+        try:
+            secret = _text(self._secret(key))
+        except (OSError, UnicodeDecodeError):
+            secret = ""
+        if not secret:
+            table, _, name = key.partition(".")
+            raise StationError(f"[{table}] {name} is lost: write the password there again")
+        return secret
 
     def _log_in(self, password: str) -> None:
         is_hash = re.match(r"\$(6|y)\$", password)
@@ -175,17 +198,14 @@ class _Station:
             if value := values.get(f"serial.{key}"):
                 base.setdefault("serial", [{}])[0][key] = value
         if url := values.get("hub.url"):
+            password = self._taken("hub.password")
             hub = {"url": url, "user": values.get("hub.user") or station["name"]}
             hub["bucket"] = base.get("local", {}).get("bucket", "telemetry")
             if certificate := str(values.get("hub.ca") or ""):
                 write(config / "hub.pem", certificate)
                 # The path as the agent sees it.
                 hub["ca_file"] = "/etc/unisat-agent/hub.pem"
-            write(
-                config / "credentials/hub.password",
-                _text(self._secret("hub.password")) + "\n",
-                0o600,
-            )
+            write(config / "credentials/hub.password", f"{password}\n", 0o600)
             base["hub"] = hub
         group = "unisat" if self.root == Path("/") else None
         write(config / "agent.toml", _toml(base), 0o640, group)
@@ -203,7 +223,7 @@ class _Station:
             f"[wifi]\nmode=infrastructure\nssid={';'.join(map(str, name.encode()))};\n\n"
         )
         if values.get("wifi.password") == TAKEN:
-            password = _text(self._secret("wifi.password")).replace("\\", "\\\\")
+            password = self._taken("wifi.password").replace("\\", "\\\\")
             # A keyfile drops blanks at the ends.
             blanks = len(password) - len(password.lstrip(" "))
             password = "\\s" * blanks + password[blanks:]
@@ -244,6 +264,8 @@ class _Station:
             )
 
     def _report(self) -> None:
+        if not self.mounted:
+            return
         path = self.boot / ERRORS
         text = "".join(f"{line}\r\n" for line in self.lines).encode()
         try:
