@@ -358,7 +358,7 @@ class Demo:
         self._screen = screen
         self._stack = stack
         self._note = note
-        self._passwords = {name: secrets.token_urlsafe(12) for name in ("local", "hub", READER)}
+        self._passwords = {name: secrets.token_hex(12) for name in ("local", "hub", READER)}
         ports = [first_port and first_port + offset for offset in range(3)]
         self._local = _reserved(ports[0], lambda port: Kinto(directory, "local", port=port))
         stack.callback(self._local.close)

@@ -102,7 +102,8 @@ class Kinto:
     ) -> None:
         self.name = name
         self.log = directory / f"{name}.log"
-        self.admin_password = secrets.token_urlsafe(16)
+        # Never with a hyphen in front, which the command line would take for an option.
+        self.admin_password = secrets.token_hex(16)
         self._ini = directory / f"{name}.ini"
         self._holder = reserve_port(port)
         self.port: int = self._holder.getsockname()[1]

@@ -155,7 +155,7 @@ class Postgres:
         self.directory = run_directory()
         self._holder = reserve_port()
         self.port: int = self._holder.getsockname()[1]
-        self._password = secrets.token_urlsafe(16)
+        self._password = secrets.token_hex(16)
         self._process: Process | None = None
         self._databases = 0
         if os.geteuid() == 0:

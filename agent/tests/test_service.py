@@ -369,8 +369,8 @@ class TestPages:
         with running(site):
             site.send()
             wait_until(lambda: site.health()[0] == 503, WAIT_S, "health to turn red")
-            (said,) = site.health()[2]
-            assert "refuses the account almaty" in said
+            # Below it may stand that the comparison of both Kintos found the record missing there.
+            assert "refuses the account almaty" in site.health()[2][0]
             assert site.status()["sinks"]["hub"]["state"] == "paused"
             site.delivered(1, "local")
 

@@ -32,8 +32,8 @@ from station import (
 )
 from unisat_agent.satellite import Entry
 
-PASSWORD = secrets.token_urlsafe(12)
-HUB_PASSWORD = secrets.token_urlsafe(16)
+PASSWORD = secrets.token_hex(12)
+HUB_PASSWORD = secrets.token_hex(16)
 ALLOWED_PORTS = {22, 5353}
 
 

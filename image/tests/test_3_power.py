@@ -33,7 +33,7 @@ from station import (
 from unisat_agent.satellite import Entry
 
 ROUNDS = int(os.environ.get("ROUNDS", "10"))
-PASSWORD = secrets.token_urlsafe(12)
+PASSWORD = secrets.token_hex(12)
 
 
 def test_a_power_cut_costs_nothing_that_was_committed(
@@ -41,7 +41,7 @@ def test_a_power_cut_costs_nothing_that_was_committed(
 ) -> None:
     chance = random.Random(seed)
     devices = [f"cut{number:03}" for number in range(ROUNDS + 1)]
-    secret = secrets.token_urlsafe(16)
+    secret = secrets.token_hex(16)
     hub.provision_hub(HUB_ACCOUNT, secret, devices)
     card = Card.flash(image, tmp_path / "card.img")
     write_settings(card, toml(PASSWORD, hub=hub_table(secret)))

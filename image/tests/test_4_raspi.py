@@ -11,7 +11,7 @@ from conftest import figure
 from machine import Machine
 from station import status, toml, write_settings
 
-PASSWORD = secrets.token_urlsafe(12)
+PASSWORD = secrets.token_hex(12)
 
 
 def test_a_pi_3_boots_and_takes_a_record(image: Path, tmp_path: Path) -> None:
