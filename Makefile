@@ -8,6 +8,8 @@ ARCH ?= $(shell dpkg --print-architecture 2>/dev/null || echo amd64)
 
 DEV := .venv/dev
 DEMO := .venv/demo
+RELEASE := .venv/release
+FLAVOUR ?= debian
 # ansible and molecule call each other by name
 export PATH := $(CURDIR)/$(DEV)/bin:$(PATH)
 
@@ -29,7 +31,7 @@ define venv
 	@touch $(1)/ready
 endef
 
-.PHONY: help demo test lint unit molecule image-test lab lab-down kinto-image wheels bench soak lock clean
+.PHONY: help demo test lint unit molecule image-test release lab lab-down kinto-image wheels bench soak lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -53,7 +55,8 @@ packages: ## Debian's packages for the tests (as root)
 lint: $(DEV)/ready ## ruff, mypy, ansible-lint, yamllint, shellcheck
 	@.ci/lint
 
-unit: $(DEV)/ready packages ## the agent's tests, against real PostgreSQL, memcached and Kinto, and the first boot's
+unit: $(DEV)/ready $(RELEASE)/ready packages ## the agent's tests, against real PostgreSQL, memcached and Kinto, and the first boot's
+	cd image/tests && python -B -m pytest -q test_release.py
 	cd roles/firstboot/tests && python -B -m pytest -q -p no:cacheprovider .
 	cd agent && UNISAT_FORBID_SKIPS=1 python -m pytest $(ARGS)
 
@@ -62,6 +65,9 @@ molecule: $(DEV)/ready packages ## the roles and playbooks on real systemd hosts
 
 image-test: $(DEV)/ready packages ## boots the image in QEMU and judges it, about an hour (ROUNDS=200 for a release)
 	@image/tests/run $(ARGS)
+
+release: $(RELEASE)/ready packages ## packs the image, signs it and lists its parts (FLAVOUR= KEY= URL=)
+	@$(RELEASE)/bin/python image/release --flavour "$(FLAVOUR)" --key "$(KEY)" --url "$(URL)" $(ARGS)
 
 lab: $(DEV)/ready packages ## one publisher and one hub to look around in, left running
 	@molecule/lab up
@@ -82,6 +88,7 @@ lock: $(DEV)/ready ## compiles the lock files anew
 	$(UV_COMPILE) agent/pyproject.toml --output-file agent/requirements.lock
 	$(UV_COMPILE) roles/kinto/files/requirements.in --output-file roles/kinto/files/requirements.lock
 	$(UV_COMPILE) requirements/dev.in --output-file requirements/dev.lock
+	$(UV_COMPILE) requirements/release.in --output-file requirements/release.lock
 
 clean: ## removes what the commands made in this tree
 	rm -rf .venv build agent/build agent/src/*.egg-info
@@ -93,3 +100,6 @@ $(DEV)/ready: requirements/dev.lock agent/requirements.lock $(KINTO_LOCK) agent/
 
 $(DEMO)/ready: agent/requirements.lock $(KINTO_LOCK) agent/pyproject.toml
 	$(call venv,$(DEMO),agent/requirements.lock $(KINTO_LOCK))
+
+$(RELEASE)/ready: requirements/release.lock
+	$(call venv,$(RELEASE),requirements/release.lock)
