@@ -248,7 +248,7 @@ def refused(done: subprocess.CompletedProcess[str], out: Path) -> str:
 def test_no_image(tmp_path: Path) -> None:
     line = refused(release(tmp_path / "none.img", tmp_path / "out"), tmp_path / "out")
     assert "there is no image" in line
-    assert "make image" in line
+    assert "build it first" in line
 
 
 def test_no_partition_table(tmp_path: Path) -> None:
