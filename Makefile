@@ -56,7 +56,7 @@ lint: $(DEV)/ready ## ruff, mypy, ansible-lint, yamllint, shellcheck
 	@.ci/lint
 
 unit: $(DEV)/ready $(RELEASE)/ready packages ## the agent's tests, against real PostgreSQL, memcached and Kinto, and the first boot's
-	cd image/tests && python -B -m pytest -q test_release.py
+	cd image/tests && python -B -m pytest -q test_release.py test_run_stages.py
 	cd roles/firstboot/tests && python -B -m pytest -q -p no:cacheprovider .
 	cd agent && UNISAT_FORBID_SKIPS=1 python -m pytest $(ARGS)
 
