@@ -44,9 +44,9 @@ Version: 17.6-0+deb13u1+b1
 """
 
 
-def metadata(name: str, version: str) -> str:
+def metadata(name: str, version: str, terms: str = "MIT") -> str:
     fields = ("Metadata-Version: 2.4", f"Name: {name}", f"Version: {version}")
-    return "\n".join([*fields, "License-Expression: MIT", "", "Text", ""])
+    return "\n".join([*fields, f"License-Expression: {terms}", "", "Text", ""])
 
 
 def layer(files: dict[str, str]) -> bytes:
@@ -62,7 +62,7 @@ def layer(files: dict[str, str]) -> bytes:
 def write_container(path: Path) -> None:
     below = {
         "var/lib/dpkg/status": STATUS,
-        "opt/kinto/kinto-26.5.0.dist-info/METADATA": metadata("Kinto", "26.5.0"),
+        "opt/kinto/kinto-26.5.0.dist-info/METADATA": metadata("Kinto", "26.5.0", "LicenseRef-Own"),
         "opt/kinto/pip-1.0.dist-info/METADATA": metadata("pip", "1.0"),
     }
     above = {"opt/kinto/.wh.pip-1.0.dist-info": ""}
