@@ -369,10 +369,15 @@ class TestPages:
         with running(site):
             site.send()
             wait_until(lambda: site.health()[0] == 503, WAIT_S, "health to turn red")
-            # Below it may stand that the comparison of both Kintos found the record missing there.
-            assert "refuses the account almaty" in site.health()[2][0]
+            (said,) = site.health()[2]
+            assert "refuses the account almaty" in said
             assert site.status()["sinks"]["hub"]["state"] == "paused"
             site.delivered(1, "local")
+
+    def test_threads_that_have_not_started_yet_do_not_hang(self, site: Site) -> None:
+        agent = Service(site.config, site.clock)
+        assert agent.stalled() == []
+        agent.spool.close()
 
     def test_what_others_on_the_host_tell_is_passed_on(self, site: Site) -> None:
         folder = site.folder / "notices"

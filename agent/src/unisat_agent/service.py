@@ -167,9 +167,11 @@ class Service:
     def stalled(self) -> list[str]:
         """The threads that show no progress."""
         now = time.monotonic()
+        # The pages answer a moment before the threads start, and have no trouble to tell then.
+        started = [worker for worker in self.workers if worker.thread.ident is not None]
         return [
             worker.name
-            for worker in self.workers
+            for worker in started
             if now - worker.last_beat > STALL_S or not worker.thread.is_alive()
         ]
 
