@@ -56,7 +56,7 @@ class Machine:
         self.notices = lines
 
     def boot(self) -> list[str]:
-        return apply(self.root, self.run, self.notice)
+        return apply(self.root, self.run, self.notice).lines
 
     def state(self) -> dict[str, bytes]:
         return {

@@ -1,4 +1,4 @@
-"""unisat-station settings | first-boot | check FILE."""
+"""unisat-station settings | after-imager | first-boot | check FILE."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ def main(argv: list[str]) -> int:
     match argv:
         case ["settings"]:
             return settings()
+        case ["after-imager"]:
+            return after_imager()
         case ["first-boot"]:
             return first_boot()
         case ["check", file]:
             return check(Path(file))
-    sys.stderr.write("usage: unisat-station settings | first-boot | check FILE\n")
+    sys.stderr.write("usage: unisat-station settings | after-imager | first-boot | check FILE\n")
     return 2
 
 
@@ -26,9 +28,27 @@ def settings() -> int:
     from unisat_station import secrets  # noqa: PLC0415 - each command loads only what it needs
 
     secrets.make()
+    from unisat_station import imager  # noqa: PLC0415
     from unisat_station.apply import apply  # noqa: PLC0415
 
-    apply()
+    imager.prepare(keep_password=apply().password_is_set)
+    machine.show()
+    return 0
+
+
+def after_imager() -> int:
+    """Puts what unisat.toml says in place of what Raspberry Pi Imager's files set."""
+    from unisat_station import imager  # noqa: PLC0415
+    from unisat_station.apply import apply  # noqa: PLC0415
+
+    try:
+        renamed = apply().agent_changed
+        imager.finish()
+        if renamed:
+            machine.run("systemctl", "try-restart", "--no-block", "unisat-agent.service")
+    except machine.StationError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
     machine.show()
     return 0
 

@@ -13,7 +13,7 @@ import re
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from unisat_station import machine
 from unisat_station.machine import StationError, write
@@ -32,21 +32,35 @@ class Run(Protocol):
         ...
 
 
+class Applied(NamedTuple):
+    """What came of it.
+
+    Attributes:
+        lines: The mistakes, a sentence each.
+        password_is_set: The file set the password of `pi` that holds now.
+        agent_changed: The agent's configuration is another than before.
+    """
+
+    lines: list[str]
+    password_is_set: bool
+    agent_changed: bool
+
+
 def apply(
     root: Path = Path("/"),
     run: Run = machine.run,
     notice: Callable[[str, list[str]], None] = machine.notice,
-) -> list[str]:
-    """Applies what the file on the boot partition says; returns the mistakes, also as notices.
+) -> Applied:
+    """Applies what the file on the boot partition says; shows the mistakes as notices.
 
     Args:
         root: Where the system lies; everything is done below.
         run: Runs the few commands that are needed.
         notice: Shows the lines of a topic.
     """
-    lines = _Station(root, run).apply()
-    notice("settings", lines)
-    return lines
+    applied = _Station(root, run).apply()
+    notice("settings", applied.lines)
+    return applied
 
 
 class _Station:
@@ -56,8 +70,9 @@ class _Station:
         # What is written into the empty folder is on no card that a user could read.
         self.mounted = root != Path("/") or os.path.ismount(self.boot)
         self.lines: list[str] = []
+        self.agent_changed = False
 
-    def apply(self) -> list[str]:
+    def apply(self) -> Applied:
         before = self._applied()
         content = self._content()
         values = dict(before)
@@ -86,7 +101,7 @@ class _Station:
         if content is not None:
             self._scrub(content, done)
         self._report()
-        return self.lines
+        return Applied(self.lines, values.get("access.password") == TAKEN, self.agent_changed)
 
     def _applied(self) -> dict[str, Value]:
         try:
@@ -208,7 +223,7 @@ class _Station:
             write(config / "credentials/hub.password", f"{password}\n", 0o600)
             base["hub"] = hub
         group = "unisat" if self.root == Path("/") else None
-        write(config / "agent.toml", _toml(base), 0o640, group)
+        self.agent_changed = write(config / "agent.toml", _toml(base), 0o640, group)
 
     def _wifi(self, values: dict[str, Value]) -> None:
         keyfile = self.root / "etc/NetworkManager/system-connections/unisat-wifi.nmconnection"
@@ -219,7 +234,8 @@ class _Station:
             keyfile.unlink(missing_ok=True)
             return
         text = (
-            "[connection]\nid=unisat-wifi\ntype=wifi\n\n"
+            # Before a network that Imager set.
+            "[connection]\nid=unisat-wifi\ntype=wifi\nautoconnect-priority=10\n\n"
             f"[wifi]\nmode=infrastructure\nssid={';'.join(map(str, name.encode()))};\n\n"
         )
         if values.get("wifi.password") == TAKEN:
