@@ -31,7 +31,7 @@ define venv
 	@touch $(1)/ready
 endef
 
-.PHONY: help demo test lint unit molecule image-test release lab lab-down kinto-image wheels bench soak lock clean
+.PHONY: help demo test lint unit molecule image image-test release lab lab-down kinto-image wheels bench soak lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -62,6 +62,9 @@ unit: $(DEV)/ready $(RELEASE)/ready packages ## the agent's tests, against real 
 
 molecule: $(DEV)/ready packages ## the roles and playbooks on real systemd hosts
 	@molecule/run $(ARGS)
+
+image: $(DEV)/ready packages ## the SD card's image in build/image/ (FLAVOUR=debian or raspios, FRESH=1; as root)
+	@FLAVOUR="$(FLAVOUR)" image/build.sh
 
 image-test: $(DEV)/ready packages ## boots the image in QEMU and judges it, about an hour (ROUNDS=200 for a release)
 	@image/tests/run $(ARGS)

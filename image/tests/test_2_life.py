@@ -17,7 +17,7 @@ import pytest
 
 from card import CARD_BYTES, Card, partitions
 from conftest import figure
-from machine import Machine
+from machine import LOGIN_S, Machine
 from rig.judge import Key, Verdict, judge, read_journal, read_records
 from rig.kinto import Kinto
 from station import (
@@ -263,6 +263,36 @@ def test_9_a_mended_file_is_applied_at_the_next_boot(life: Life, hub: Kinto) -> 
     assert verdict.good, verdict.reason()
     life.machine.power_off()
     assert "unisat-errors.txt" not in life.card.names()
+
+
+# As Raspberry Pi Imager writes it; the password is "imager".
+IMAGER = """#cloud-config
+hostname: imager
+timezone: Europe/London
+users:
+- name: teacher
+  groups: sudo
+  lock_passwd: false
+  passwd: $6$unisat$K1jLqkOvS3Rgf7iMcNmQv8Zb
+- name: pi
+  lock_passwd: false
+  passwd: $6$unisat$K1jLqkOvS3Rgf7iMcNmQv8Zb
+"""
+
+
+def test_what_imager_set_holds_where_unisat_toml_is_silent(life: Life) -> None:
+    life.card.write("user-data", IMAGER)
+    life.machine.power_on()
+    life.machine.wait_console(r"Finished .*Cloud-init: Config Stage", LOGIN_S)
+    life.machine.log_in("pi", PASSWORD)
+    assert life.machine.run("sudo getent shadow teacher").split(":")[1].startswith("$6$unisat$")
+    assert life.machine.run("hostname").strip() == "school-9"
+    assert "Almaty" in life.machine.run("readlink /etc/localtime")
+    assert status(life.machine)["station"] == "school-9"
+    life.machine.reboot()
+    life.machine.log_in("pi", PASSWORD)
+    assert life.machine.run("systemctl show --value -p ConditionResult cloud-init-main") == "no\n"
+    life.machine.power_off()
 
 
 _SECTORS = """
