@@ -13,7 +13,9 @@ What ``provision`` reads (every key may be missing but ``admin_password`` and ``
      "accounts": {"agent": "its password"},
      "writers": {"u01kz": "almaty"}}
 
-where ``writers`` names the account that may write a collection.
+where ``writers`` names the account that may write a collection. An account that was given
+before and is not any more is removed, and its right to write with it; what it wrote stays, and
+so do accounts that were made by hand.
 """
 # ruff: noqa: T201 - what it prints is its answer to the role
 
@@ -33,6 +35,8 @@ INI = os.environ.get("KINTO_INI", "/etc/kinto/kinto.ini")
 TIMEOUT_S = 30
 START_S = 120  # a Pi 3 that has just booted is slow to import Kinto
 PAGE = 1000
+# A bucket that nobody but the admin can read or write: which accounts this program made.
+OURS = "/buckets/unisat-provisioning"
 Permissions = dict[str, list[str]]
 
 
@@ -155,6 +159,25 @@ def mark(password: str, *parts: Any) -> str:
     return hmac.new(password.encode(), json.dumps(parts).encode(), hashlib.sha256).hexdigest()[:32]
 
 
+def made_before(admin: Api, accounts: dict[str, dict[str, Any]]) -> set[str]:
+    """The names of the accounts that earlier runs made.
+
+    What an account holds can be changed by its owner, so it proves nothing; only where nothing is
+    noted yet, as earlier versions left it, its mark is believed.
+    """
+    status, answer, _ = admin.call("GET", OURS)
+    if status == 200:
+        return set(answer["data"]["accounts"])
+    found = {name for name, data in accounts.items() if data.get("mark")}
+    note(admin, found)
+    return found
+
+
+def note(admin: Api, names: set[str]) -> None:
+    """Keeps the names of the accounts that were made here."""
+    admin.change("PUT", OURS, {"data": {"accounts": sorted(names)}})
+
+
 def provision(wanted: dict[str, Any]) -> list[str]:
     """Makes Kinto match; returns what was changed, a line each."""
     wait()
@@ -166,6 +189,11 @@ def provision(wanted: dict[str, Any]) -> list[str]:
         changed.append("account admin made")
 
     accounts = admin.listing("/accounts")
+    ours = made_before(admin, accounts)
+    given = set(wanted.get("accounts", ours))
+    # Noted before they are made, and until they are gone: a run may be cut off anywhere.
+    if given - ours:
+        note(admin, ours | given)
     for name, password in wanted.get("accounts", {}).items():
         data = {"password": password, "mark": mark(secret, name, password)}
         if accounts.get(name, {}).get("mark") != data["mark"]:
@@ -185,13 +213,26 @@ def provision(wanted: dict[str, Any]) -> list[str]:
         changed.append(f"bucket {wanted['bucket']} {'made' if status == 404 else 'changed'}")
 
     collections = admin.listing(f"{bucket}/collections")
-    for name, writer in wanted.get("writers", {}).items():
+    writers = wanted.get("writers", {})
+    for name, writer in writers.items():
         data = {"mark": mark(secret, name, writer)}
         if collections.get(name, {}).get("mark") != data["mark"]:
             body = {"data": data, "permissions": {"write": [f"account:{writer}"]}}
             method = "PATCH" if name in collections else "PUT"
             admin.change(method, f"{bucket}/collections/{name}", body)
             changed.append(f"collection {name} {'changed' if name in collections else 'made'}")
+
+    for gone in sorted(ours - given - {"admin"}):
+        for name, data in collections.items():
+            if data.get("mark") == mark(secret, name, gone) and name not in writers:
+                body = {"data": {"mark": ""}, "permissions": {"write": []}}
+                admin.change("PATCH", f"{bucket}/collections/{name}", body)
+                changed.append(f"collection {name} closed")
+        if gone in accounts:
+            admin.change("DELETE", f"/accounts/{gone}", None)
+            changed.append(f"account {gone} removed")
+    if ours - given:
+        note(admin, given)
     return changed
 
 
