@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from email.parser import HeaderParser
 from typing import Any
 
 import outside
 import pytest
-from outside import INVENTORY, PROJECT, run
+from outside import BUILD, INVENTORY, PROJECT, run
 
 HOST = "sources-hub"
 REGISTRY = "127.0.0.1:5001"
@@ -27,10 +28,10 @@ def inside(*command: str) -> str:
     return outside.inside(HOST, *command)
 
 
-def converge(**variables: str) -> int:
+def converge(**variables: Any) -> int:
     """Run the roles again with other variables; returns how many things they changed."""
-    extra = [f"--extra-vars={key}={value}" for key, value in variables.items()]
     playbook = f"{PROJECT}/molecule/sources/converge.yml"
+    extra = ("--extra-vars", json.dumps(variables))
     said = run("ansible-playbook", "--inventory", INVENTORY, *extra, playbook)
     print(said)
     found = re.search(rf"^{HOST}\s+: ok=\d+ +changed=(\d+) ", said, re.MULTILINE)
@@ -57,6 +58,35 @@ def answers() -> None:
     assert all(value is True for value in json.loads(said).values()), said
 
 
+REQUEST = """
+import base64, json, sys, urllib.error, urllib.request
+method, path, who, body = json.load(sys.stdin)
+request = urllib.request.Request("http://127.0.0.1:80/v1" + path, method=method,
+    data=body and json.dumps(body).encode(), headers={"Content-Type": "application/json"})
+if who:
+    request.add_header("Authorization", "Basic " + base64.b64encode(who.encode()).decode())
+try:
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        print(json.dumps([answer.status, json.load(answer)]))
+except urllib.error.HTTPError as error:
+    print(json.dumps([error.code, None]))
+"""
+
+
+def ask(method: str, path: str, who: str = "", body: Any = None) -> tuple[int, Any]:
+    """Ask Kinto as `user:password`; returns status and answer."""
+    said = outside.inside(
+        HOST, "python3", "-c", REQUEST, stdin=json.dumps([method, path, who, body])
+    )
+    code, answer = json.loads(said)
+    return code, answer
+
+
+def admin() -> str:
+    file = BUILD / "sources" / "secrets" / HOST / "kinto_admin_password"
+    return f"admin:{file.read_text().strip()}"
+
+
 def test_archive() -> None:
     answers()
     found = container()
@@ -70,32 +100,91 @@ def test_archive() -> None:
     assert len(images()) == 1
 
 
-@pytest.mark.parametrize("program", ["/bin/sh", "/usr/bin/pip", "/usr/bin/apt", "/usr/bin/gcc"])
+@pytest.mark.parametrize(
+    "program", ["/bin/sh", "/usr/bin/pip", "/usr/bin/apt", "/usr/bin/dpkg", "/usr/bin/gcc"]
+)
 def test_nothing_is_left_that_builds_or_installs(program: str) -> None:
     look = f"import os, sys; sys.exit(os.path.exists({program!r}))"
     inside("docker", "exec", "unisat-kinto", "/usr/bin/python3", "-c", look)
 
 
+def test_it_says_which_of_debian_s_packages_it_holds() -> None:
+    read = "print(open('/var/lib/dpkg/status').read())"
+    said = inside("docker", "exec", "unisat-kinto", "/usr/bin/python3", "-c", read)
+    packages = [
+        dict(HeaderParser().parsestr(paragraph)) for paragraph in said.strip().split("\n\n")
+    ]
+    assert {"libc6", "libssl3t64", "python3.13-minimal"} <= {item["Package"] for item in packages}
+    for item in packages:
+        assert item["Status"] == "install ok installed"
+        assert item["Version"]
+
+
 def test_no_other_account_can_be_made() -> None:
-    put = (
-        "import sys, urllib.request as u, urllib.error as e\n"
-        "r = u.Request('http://127.0.0.1:80/v1/accounts/mallory', method='PUT',"
-        ' data=b\'{"data": {"password": "x"}}\','
-        " headers={'Content-Type': 'application/json'})\n"
-        "try: print(u.urlopen(r).status)\n"
-        "except e.HTTPError as error: print(error.code)"
+    assert ask("PUT", "/accounts/mallory", body={"data": {"password": "x"}})[0] in {401, 403}
+
+
+def test_one_that_hangs_is_restarted_and_one_that_was_stopped_is_not() -> None:
+    inside("systemctl", "is-active", "unisat-kinto-watchdog.timer")
+    before = container()["State"]["Pid"]
+    inside("systemctl", "start", "unisat-kinto-watchdog")
+    assert container()["State"]["Pid"] == before
+
+    inside("kill", "-STOP", str(before))
+    inside("systemctl", "start", "unisat-kinto-watchdog")
+    answers()
+    assert container()["State"]["Pid"] != before
+    inside("systemctl", "is-active", "unisat-kinto-watchdog.timer")
+
+    inside("systemctl", "stop", "unisat-kinto")
+    inside("systemctl", "start", "unisat-kinto-watchdog")
+    assert "inactive" in outside.inside(
+        HOST, "systemctl", "is-active", "unisat-kinto", "unisat-kinto-watchdog.timer", check=False
     )
-    assert inside("python3", "-c", put).strip() in {"401", "403"}
+    inside("systemctl", "start", "unisat-kinto")
+    answers()
+
+
+PUBLISHERS_LEFT = {
+    "kinto_publishers": [{"name": "astana", "password": "another-word", "devices": ["u02kz"]}]
+}
+ALMATY, ASTANA = "almaty:a-word-to-write-with", "astana:another-word"
+RECORDS = "/buckets/telemetry/collections/{}/records"
+
+
+def test_publishers_write_their_own_collections() -> None:
+    record = {"data": {"temperature": 1.5}}
+    assert ask("POST", RECORDS.format("u01kz"), ALMATY, record)[0] == 201
+    assert ask("POST", RECORDS.format("u02kz"), ASTANA, record)[0] == 201
+    assert ask("POST", RECORDS.format("u02kz"), ALMATY, record)[0] == 403
+    # What it could do not to be found when it has left.
+    own = {"data": {"password": ALMATY.partition(":")[2]}}
+    assert ask("PUT", "/accounts/almaty", ALMATY, own)[0] == 200
+    by_hand = {"data": {"password": "a-guest"}}
+    assert ask("PUT", "/accounts/guest", admin(), by_hand)[0] == 201
+    assert ask("GET", "/buckets/unisat-provisioning", ASTANA)[0] == 403
 
 
 def test_built_on_the_host() -> None:
     before = container()["Config"]["Image"]
-    built = {"kinto_image_source": "build", "kinto_image_revision": "test"}
+    built = {"kinto_image_source": "build", "kinto_image_revision": "test", **PUBLISHERS_LEFT}
     assert converge(**built) > 0
     answers()
     assert container()["Config"]["Image"] != before
     assert images()["previous"] == images()[before.split(":")[1]]
     assert converge(**built) == 0
+
+
+def test_a_publisher_that_left_the_inventory_has_no_access_and_its_records_stay() -> None:
+    record = {"data": {"temperature": 2.5}}
+    assert ask("POST", RECORDS.format("u01kz"), ALMATY, record)[0] == 401
+    assert ask("GET", "/accounts/almaty", admin())[0] == 404
+    assert ask("GET", "/accounts/guest", admin())[0] == 200
+    assert ask("POST", RECORDS.format("u02kz"), ASTANA, record)[0] == 201
+    code, answer = ask("GET", "/buckets/telemetry/collections/u01kz", admin())
+    assert (code, answer["permissions"]) == (200, {"write": ["account:admin"]})
+    code, answer = ask("GET", RECORDS.format("u01kz"), admin())
+    assert [item["temperature"] for item in answer["data"]] == [1.5]
 
 
 def test_pulled_by_digest() -> None:
@@ -108,6 +197,7 @@ def test_pulled_by_digest() -> None:
     digest = re.search("digest: (sha256:([0-9a-f]{12})[0-9a-f]{52})", pushed)
     assert digest
     pulled = {
+        **PUBLISHERS_LEFT,
         "kinto_image_source": "pull",
         "kinto_image_reference": f"{REGISTRY}/unisat-kinto@{digest[1]}",
     }
