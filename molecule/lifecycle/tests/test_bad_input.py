@@ -6,7 +6,7 @@ The host is the one that becomes a publisher in the end, and is bare until then.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,21 +19,29 @@ LATER = f"{PROJECT}/molecule/lifecycle/inventory/later.yml"
 STATE = "dpkg-query --show; find /etc /opt /usr/local -newer /root/before"
 
 
-def refusal(*options: str, **variables: Any) -> str:
-    """Run site.yml, which has to refuse; returns what it says, as it was before it was wrapped."""
-    inside(HOST, "touch", "/root/before")
-    before = inside(HOST, "sh", "-c", STATE)
-    said = run(
-        *("ansible-playbook", "--inventory", INVENTORY, "--inventory", LATER, "--limit", HOST),
-        *("--extra-vars", json.dumps(variables), *options),
-        f"{PROJECT}/playbooks/site.yml",
-        check=False,
-    )
-    print(said)
-    assert "failed=1" in said
-    assert "changed=0" in said
-    assert inside(HOST, "sh", "-c", STATE) == before
-    return " ".join(said.split())
+@pytest.fixture
+def refusal(tmp_path: Path) -> Callable[..., str]:
+    """Run site.yml with other variables for the host; returns how it refuses, unwrapped."""
+
+    def refused(*options: str, **variables: Any) -> str:
+        # Read last, so that it wins; as extra variables they would be those of all hosts.
+        inventory = tmp_path / "mistakes.yml"
+        inventory.write_text(json.dumps({"all": {"hosts": {HOST: variables}}}))
+        inside(HOST, "touch", "/root/before")
+        before = inside(HOST, "sh", "-c", STATE)
+        said = run(
+            *("ansible-playbook", "--inventory", INVENTORY, "--inventory", LATER),
+            *("--inventory", str(inventory), "--limit", HOST, *options),
+            f"{PROJECT}/playbooks/site.yml",
+            check=False,
+        )
+        print(said)
+        assert "failed=1" in said
+        assert "changed=0" in said
+        assert inside(HOST, "sh", "-c", STATE) == before
+        return " ".join(said.split())
+
+    return refused
 
 
 @pytest.mark.parametrize(
@@ -47,11 +55,13 @@ def refusal(*options: str, **variables: Any) -> str:
     ],
     ids=["no-device", "a-device-twice", "no-hub", "a-wrong-devID", "no-archive"],
 )
-def test_a_mistake_in_the_inventory(variables: dict[str, Any], sentence: str) -> None:
+def test_a_mistake_in_the_inventory(
+    refusal: Callable[..., str], variables: dict[str, Any], sentence: str
+) -> None:
     assert sentence in refusal(**variables)
 
 
-def test_a_secret_without_the_vault_s_password(tmp_path: Path) -> None:
+def test_a_secret_without_the_vault_s_password(refusal: Callable[..., str], tmp_path: Path) -> None:
     folder = tmp_path / HOST
     folder.mkdir()
     (folder / "kinto_database_password").write_text("a word\n")
@@ -79,7 +89,7 @@ def another(path: str, *command: str) -> Iterator[None]:
 UBUNTU = "ID=ubuntu\\nNAME=Ubuntu\\nVERSION_ID=24.04\\nVERSION_CODENAME=noble\\n"
 
 
-def test_another_operating_system() -> None:
+def test_another_operating_system(refusal: Callable[..., str]) -> None:
     with another("/usr/lib/os-release", f"printf '{UBUNTU}' >/usr/lib/os-release"):
         said = refusal()
     assert "lifecycle-old: this needs Debian or Raspberry Pi OS" in said
@@ -89,22 +99,22 @@ def test_another_operating_system() -> None:
 
 # Python as it is on Raspberry Pi OS (32-bit), whose kernel has 64 bits.
 SMALL_PYTHON = """\
-cd /run
+cd /root
 echo 'import platform; platform.architecture = lambda *_: ("32bit", "ELF")' >sitecustomize.py
-printf '#!/bin/sh\\nPYTHONPATH=/run exec /usr/bin/python3 "$@"\\n' >python32
+printf '#!/bin/sh\\nPYTHONPATH=/root exec /usr/bin/python3 "$@"\\n' >python32
 chmod 755 python32
 """
 
 
-def test_a_system_of_32_bits() -> None:
+def test_a_system_of_32_bits(refusal: Callable[..., str]) -> None:
     inside(HOST, "sh", "-c", SMALL_PYTHON)
-    said = refusal(ansible_python_interpreter="/run/python32")
+    said = refusal(ansible_python_interpreter="/root/python32")
     assert "with 32 bits" in said
     assert "write a 64-bit image to its card" in said
 
 
 SMALL_CARD = """\
-mkdir /run/card
+mkdir -p /run/card
 mount --types tmpfs --options size=300m tmpfs /run/card
 mkdir /run/card/lib
 cp --archive /var/lib/dpkg /var/lib/apt /run/card/lib/
@@ -112,7 +122,7 @@ mount --bind /run/card /var
 """
 
 
-def test_too_little_room() -> None:
+def test_too_little_room(refusal: Callable[..., str]) -> None:
     inside(HOST, "sh", "-ec", SMALL_CARD)
     try:
         said = refusal()
@@ -121,7 +131,7 @@ def test_too_little_room() -> None:
     assert "MB are free under /var, and 2500 MB are needed: use a larger card" in said
 
 
-def test_no_way_to_debian_s_packages() -> None:
+def test_no_way_to_debian_s_packages(refusal: Callable[..., str]) -> None:
     nowhere = "echo 'deb http://127.0.0.1:1/debian trixie main' >/etc/apt/sources.list"
     with another("/etc/apt/sources.list", nowhere):
         said = refusal()
@@ -129,7 +139,9 @@ def test_no_way_to_debian_s_packages() -> None:
     assert "lifecycle-old: Debian's packages cannot be fetched: give the host a way to" in said
 
 
-def test_no_way_to_python_s_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_way_to_python_s_packages(
+    refusal: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:1/simple")
     monkeypatch.setenv("PIP_RETRIES", "0")

@@ -172,6 +172,17 @@ def other_image(tag: str) -> str:
     return f"--extra-vars=kinto_image_archive={file}"
 
 
+def test_an_interrupted_installation_was_finished() -> None:
+    """prepare.yml left it half done, and site.yml has been run since."""
+    assert inside(STATION, "dpkg", "--audit") == ""
+    left = "ls /var/lib/dpkg/updates; ls /usr/sbin | grep policy-rc.d || true"
+    assert inside(STATION, "sh", "-c", left) == ""
+    for service in ("memcached", "postgresql@15-main"):
+        inside(STATION, "systemctl", "is-active", service)
+    query = "psql --tuples-only --no-align --command 'show data_checksums'"
+    assert inside(STATION, "su", "postgres", "-c", query).strip() == "on"
+
+
 def test_a_backup_holds_everything_and_is_private() -> None:
     wait_until(lambda: len(sent()) >= 3 and stored(), "some packages were sent")
     before = len(stored())
@@ -189,11 +200,43 @@ def test_a_backup_holds_everything_and_is_private() -> None:
     assert "unisat-backup" not in inside(STATION, "ls", "-R", "/var")
 
 
-def test_an_update_changes_agent_and_image_and_nothing_is_lost() -> None:
+# A package of the kind that waits for update.yml, and a newer one of it in the only mirror left.
+UPGRADE = r"""
+set -eu
+for version in 1 2; do
+    mkdir -p /srv/mirror/$version/DEBIAN
+    {
+        printf 'Package: postgresql-unisat-test\nVersion: %s\nArchitecture: all\n' $version
+        printf 'Maintainer: UniSat\nDescription: a test\n'
+    } >/srv/mirror/$version/DEBIAN/control
+    dpkg-deb --build /srv/mirror/$version /srv/mirror/$version.deb
+done
+dpkg --install /srv/mirror/1.deb
+cd /srv/mirror
+{
+    dpkg-deb --field 2.deb
+    printf 'Filename: ./2.deb\nSize: %s\n' "$(stat --format %s 2.deb)"
+    printf 'SHA256: %s\n' "$(sha256sum 2.deb | cut -d' ' -f1)"
+} >Packages
+mv /etc/apt/sources.list /root/
+echo 'deb [trusted=yes] file:/srv/mirror ./' >/etc/apt/sources.list
+"""
+
+
+def test_an_update_changes_agent_image_and_packages_and_nothing_is_lost() -> None:
     old_release, old_image = release(), image()
-    said = play(
-        "update", other_agent("good", "9.0.0"), other_image("new"), note=", a new agent and image"
-    )
+    inside(STATION, "sh", "-c", UPGRADE)
+    try:
+        said = play(
+            "update",
+            *(other_agent("good", "9.0.0"), other_image("new")),
+            *("--extra-vars", '{"update_packages": true}'),
+            note=", a new agent, image and package",
+        )
+    finally:
+        inside(STATION, "mv", "/root/sources.list", "/etc/apt/sources.list")
+    version = inside(STATION, "dpkg-query", "--show", "postgresql-unisat-test")
+    assert version.split()[1] == "2"
     assert status()["version"] == "9.0.0"
     assert release() != old_release
     assert image() == "unisat-kinto:new" != old_image
