@@ -6,6 +6,7 @@ import json
 import re
 import socket
 import stat
+from pathlib import Path
 
 import pytest
 import testinfra
@@ -65,18 +66,18 @@ def test_exactly_the_allowed_sockets_listen(host: Host, name: str) -> None:
     assert found == allowed
 
 
-def test_the_firewall_lets_nothing_else_in(host: Host, name: str) -> None:
-    address = run(
-        "docker",
-        "inspect",
-        "--format",
-        "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}",
-        name,
-    )
+def address(name: str) -> str:
+    """Where a host is reached from outside."""
+    return run(
+        *("docker", "inspect", "--format"),
+        *("{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", name),
+    ).strip()
 
+
+def test_the_firewall_lets_nothing_else_in(host: Host, name: str) -> None:
     def reaches(port: int) -> bool:
         try:
-            with socket.create_connection((address.strip(), port), timeout=2):
+            with socket.create_connection((address(name), port), timeout=2):
                 return True
         except ConnectionRefusedError:
             return True  # nobody listens, but the way is open
@@ -167,6 +168,42 @@ def test_passwords_open_ssh_only_where_nobody_has_a_key(host: Host, name: str) -
     assert f"passwordauthentication {'no' if name == 'default-bookworm' else 'yes'}" in settings
     assert "permitrootlogin without-password" in settings
     assert "permitemptypasswords no" in settings
+
+
+def ssh(name: str, user: str, *options: str, askpass: Path | None = None) -> str:
+    """What `id` says to somebody who logs in, or why ssh lets nobody in."""
+    settings = {"UserKnownHostsFile": "/dev/null", "StrictHostKeyChecking": "no",
+                "IdentitiesOnly": "yes", "LogLevel": "ERROR", "ConnectTimeout": "10"}  # fmt: skip
+    return run(
+        *("env", f"SSH_ASKPASS={askpass}", "SSH_ASKPASS_REQUIRE=force", "ssh", "-F", "/dev/null"),
+        *(f"-o{key}={value}" for key, value in settings.items()),
+        *(*options, f"{user}@{address(name)}", "id -un; sudo -n id -un"),
+        check=False,
+    )
+
+
+def test_the_operator_still_gets_in_and_may_do_everything() -> None:
+    assert ssh("default-bookworm", "pi", "-i", f"{BUILD}/operator") == "pi\nroot\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("default-bookworm", "teacher@{}: Permission denied (publickey)."),
+        ("default-trixie", "teacher"),  # where the operator would have no other way in
+    ],
+)
+def test_a_password_is_refused_where_the_operator_has_a_key(
+    name: str, said: str, tmp_path: Path
+) -> None:
+    askpass = tmp_path / "askpass"
+    askpass.write_text("#!/bin/sh\necho a-word-to-remember\n")
+    askpass.chmod(0o700)
+    inside(name, "useradd", "--create-home", "teacher")
+    inside(name, "chpasswd", stdin="teacher:a-word-to-remember")
+    answer = ssh(name, "teacher", "-oPubkeyAuthentication=no", askpass=askpass)
+    inside(name, "userdel", "--remove", "teacher")
+    assert answer.splitlines()[0] == said.format(address(name))
 
 
 def test_the_journal_and_the_watchdog_are_bounded(host: Host) -> None:
