@@ -48,13 +48,13 @@ def stages(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(folder: Path) -> subprocess.CompletedProcess[str]:
+def run(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """Runs the two stages, and sees that nothing is left mounted."""
     environment = os.environ | {
         "WORK_DIR": str(folder / "work"),
         "STAGE_CACHE": str(folder / "kept"),
     }
-    command = [str(IMAGE / "run-stages"), "one", "two"]
+    command = [str(IMAGE / "run-stages"), *options, "one", "two"]
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
@@ -85,6 +85,16 @@ def test_a_stage_is_run_again_only_when_its_own_input_changed(stages: Path) -> N
     again = run(stages).stderr
     assert "stage one: as it was kept" in again
     assert "two/00-b/00-run.sh" in again
+
+
+def test_the_hash_names_all_that_goes_in_and_runs_nothing(stages: Path) -> None:
+    before = run(stages, "--hash").stdout
+    assert len(before.strip()) == 12
+    assert not (stages / "work").exists()
+    (stages / "inputs/agent").touch()
+    assert run(stages, "--hash").stdout == before
+    (stages / "inputs/agent").write_text("2")
+    assert run(stages, "--hash").stdout != before
 
 
 def test_a_failed_step_is_named_with_what_it_said(stages: Path) -> None:
