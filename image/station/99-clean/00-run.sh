@@ -8,6 +8,9 @@ find var/log -type f -exec truncate -s 0 {} +
 rm -f etc/{passwd,group,shadow,gshadow,subuid,subgid}- var/cache/debconf/*-old var/lib/dpkg/*-old
 # Its identity. An empty machine-id is filled at the first boot, and does not ask a person who is not there.
 rm -f etc/ssh/ssh_host_*_key etc/ssh/ssh_host_*_key.pub var/lib/dbus/machine-id
+# Debian's key for whoever has none of his own: it would be the same on all cards.
+rm -f etc/ssl/private/ssl-cert-snakeoil.key etc/ssl/certs/ssl-cert-snakeoil.pem
+find etc/ssl/certs -xtype l -delete
 rm -f var/lib/systemd/random-seed var/lib/systemd/credential.secret
 : >etc/machine-id
 ln -sfn /run/NetworkManager/resolv.conf etc/resolv.conf
