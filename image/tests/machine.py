@@ -322,8 +322,9 @@ class Machine:
             self.wait_console(prompt, 120, here)
         if self.console.find("incorrect", here):
             raise MachineError(f"{user} can't log in: {self.tail()}")
-        # Nothing but answers from here on; the kernel's own lines would fall between them.
-        self.console.send("stty -echo; PS1= PS2=; unset PROMPT_COMMAND; sudo dmesg -n 1\n")
+        # Nothing but answers from here on; the kernel's own lines would fall between them. It is
+        # waited for, since sudo takes what is typed ahead for its own command.
+        self._ask("stty -echo; PS1= PS2=; unset PROMPT_COMMAND; sudo dmesg -n 1", COMMAND_S)
 
     def run(self, command: str, deadline_s: float = COMMAND_S, *, check: bool = True) -> str:
         """Runs a shell command over the console as the user who logged in; returns its output."""
