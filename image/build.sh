@@ -84,6 +84,9 @@ run_pi_gen() {
     touch "$copy"/stage{2,4,5}/SKIP_IMAGES "$copy/export-image/01-user-rename/SKIP"
     rm -r "$copy/export-image/03-network"
     cp -r image/station/99-clean "$copy/export-image/03-network"
+    # Its last step gives a file to the user of systemd-timesyncd, which chrony has taken the place of.
+    echo 'id systemd-timesync >/dev/null 2>&1 || useradd --system --no-create-home --shell /usr/sbin/nologin systemd-timesync' \
+        >"$copy/export-image/03-network/01-run-chroot.sh"
     for stage in "${stages[@]}"; do
         [ -d "$stage" ] && given+=("$PWD/$stage") || given+=("$copy/$stage")
     done
