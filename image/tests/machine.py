@@ -241,7 +241,7 @@ class Machine:
         hub = f"guestfwd=tcp:{HUB_ADDRESS}:{HUB_PORT}-cmd:socat STDIO TCP:127.0.0.1:{hub_port}"
         ssh = f"hostfwd=tcp:127.0.0.1:{self.ssh_port}-:22"
         words += ["-netdev", f"user,id=net,restrict=on,{ssh},{hub}"]
-        return [*words, "-device", "virtio-net-pci,netdev=net"]
+        return [*words, "-device", "virtio-net-pci,netdev=net,romfile="]
 
     def _raspi(self) -> list[str]:
         name = next(one for one in self.card.names() if one.endswith("bcm2837-rpi-3-b.dtb"))
