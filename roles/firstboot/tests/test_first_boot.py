@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -48,6 +49,18 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def files(folder: Path) -> dict[str, str]:
     return {str(path): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_folder_is_open_whatever_the_umask(tmp_path: Path) -> None:
+    """sshd reads the keys as `pi`, and the agent the notices as `unisat`."""
+    before = os.umask(0o077)
+    try:
+        machine.write(tmp_path / "keys/of/pi", "ssh-ed25519 AAAA\n")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "keys").stat().st_mode & 0o777 == 0o755
+    assert (tmp_path / "keys/of").stat().st_mode & 0o777 == 0o755
+    assert (tmp_path / "keys/of/pi").stat().st_mode & 0o777 == 0o644
 
 
 class TestSecrets:

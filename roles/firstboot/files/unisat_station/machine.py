@@ -28,6 +28,14 @@ def sync_folder(folder: Path) -> None:
         os.close(number)
 
 
+def make_folder(path: Path) -> None:
+    """Makes a folder that everybody may look into, whatever the umask: sshd reads keys as `pi`."""
+    if not path.exists():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        path.chmod(0o755)
+
+
 def write(path: Path, text: str, mode: int = 0o644, group: str | None = None) -> bool:
     """Writes a file whole or not at all, also when the power goes; returns whether it changed.
 
@@ -36,7 +44,7 @@ def write(path: Path, text: str, mode: int = 0o644, group: str | None = None) ->
     with contextlib.suppress(FileNotFoundError, UnicodeDecodeError):
         if path.read_text(encoding="utf-8") == text and path.stat().st_mode & 0o777 == mode:
             return False
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     fresh = path.with_name(f".{path.name}.new")
     fresh.unlink(missing_ok=True)
     number = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -128,7 +136,7 @@ def show() -> None:
 
 def _put(path: Path, text: str) -> None:
     """Writes a file of /run, where there is no power cut to survive."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     fresh = path.with_name(f".{path.name}")
     fresh.write_text(text, encoding="utf-8")
     fresh.chmod(0o644)
