@@ -52,7 +52,7 @@ def files(folder: Path) -> dict[str, str]:
 
 
 def test_a_folder_is_open_whatever_the_umask(tmp_path: Path) -> None:
-    """sshd reads the keys as `pi`, and the agent the notices as `unisat`."""
+    """The keys are read as `pi`, and the notices as `unisat`."""
     before = os.umask(0o077)
     try:
         machine.write(tmp_path / "keys/of/pi", "ssh-ed25519 AAAA\n")
