@@ -130,7 +130,6 @@ def test_no_other_account_can_be_made() -> None:
 
 
 def test_podman_runs_it_as_docker_does() -> None:
-    """Before one hangs: podman leaves the failed look at that container as a failed unit."""
     answers(PODMAN)
     found = container(PODMAN)
     assert found["Config"]["User"] == "10001:10001"
