@@ -62,6 +62,7 @@ pi_gen() {
         '')
             local clone=$cache/pi-gen-$pi_gen_release
             if [ ! -d "$clone" ]; then
+                rm -rf "$clone.part" # of a clone that was cut off
                 timeout 300 git clone --quiet --depth 1 --branch "$pi_gen_release" "$pi_gen_url" "$clone.part" >&2 || return 0
                 mv "$clone.part" "$clone"
             fi
