@@ -11,6 +11,7 @@ with Machine(card, directory) as machine:
 from __future__ import annotations
 
 import base64
+import json
 import random
 import re
 import shlex
@@ -25,7 +26,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from card import Card, run
 from powercut import Applied, TornLogError, apply
@@ -60,10 +61,10 @@ def free_port() -> int:
         return port
 
 
-def command_line(cmdline: str, console: str) -> str:
-    """The image's own kernel command line, with another console."""
+def command_line(cmdline: str, *consoles: str) -> str:
+    """The image's own kernel command line, with other consoles."""
     words = [word for word in cmdline.split() if not word.startswith("console=")]
-    return " ".join([f"console={console}", *words])
+    return " ".join([*(f"console={console}" for console in consoles), *words])
 
 
 class Console:
@@ -181,12 +182,13 @@ class Machine:
         """
         assert not self.running, "the machine is on"
         self._times += 1
-        for name in ("overlay", "writes", "console"):
+        for name in ("overlay", "writes", "console", "qmp"):
             (self._directory / name).unlink(missing_ok=True)
         kernel = self._kernel()
         self._make_drive()
         command = [program("setpriv"), "--pdeathsig", "KILL", "--", "qemu-system-aarch64"]
         command += ["-M", self.model, "-no-reboot", "-display", "none", "-monitor", "none"]
+        command += ["-qmp", f"unix:{self._directory}/qmp,server=on,wait=off"]
         command += self._virt(hub_port) if self.model == "virt" else self._raspi()
         command += kernel
         self._process = Process(command, self._directory / f"qemu{self._times}.log")
@@ -205,8 +207,9 @@ class Machine:
             if name is None:
                 raise MachineError(f"the boot partition has no {wanted[0]}*: {sorted(names)}")
             found += [option, str(self.card.extract(name, self._directory / option[1:]))]
-        console = "ttyAMA0" if self.model == "virt" else "ttyS1,115200"
-        words = command_line(self.card.read("cmdline.txt"), console)
+        # systemd tells its steps on the last one.
+        consoles = ("tty1", "ttyAMA0") if self.model == "virt" else ("ttyS1,115200",)
+        words = command_line(self.card.read("cmdline.txt"), *consoles)
         return [*found, "-append", f"{words} audit=0 net.ifnames=0"]
 
     def _make_drive(self) -> None:
@@ -229,6 +232,7 @@ class Machine:
     def _virt(self, hub_port: int | None) -> list[str]:
         words = ["-cpu", "cortex-a72", "-smp", "2", "-m", str(MEMORY_MB), *self._drive()]
         words += ["-device", "virtio-blk-pci,drive=card", "-device", "virtio-rng-pci"]
+        words += ["-device", "virtio-gpu-pci,romfile=,xres=800,yres=480"]
         words += ["-chardev", f"socket,id=con,path={self._directory}/console,server=on,wait=on"]
         words += ["-serial", "chardev:con", "-device", "qemu-xhci"]
         # Plugged in while something is connected: a satellite of the host.
@@ -292,7 +296,26 @@ class Machine:
         log.unlink()
         return applied
 
-    # The console
+    # The screen and the console
+
+    def picture(self, file: Path) -> None:
+        """Takes a picture (PNG) of what the screen shows now."""
+        with socket.socket(socket.AF_UNIX) as control:
+            control.settimeout(COMMAND_S)
+            control.connect(str(self._directory / "qmp"))
+            with control.makefile("rw", encoding="utf-8") as talk:
+                talk.readline()
+                for command, arguments in (
+                    ("qmp_capabilities", {}),
+                    ("screendump", {"filename": str(file.resolve()), "format": "png"}),
+                ):
+                    talk.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
+                    talk.flush()
+                    answer: dict[str, Any] = {}
+                    while not answer.keys() & {"return", "error"}:  # events come in between
+                        answer = json.loads(talk.readline())
+                    if "error" in answer:
+                        raise MachineError(f"{command}: {answer['error']['desc']}")
 
     def tail(self) -> str:
         """The end of what the console said."""

@@ -86,6 +86,11 @@ def local_records(machine: Machine, device: str = DEVICE) -> list[dict[str, Any]
     return said
 
 
+def screen(machine: Machine) -> str:
+    """The text on the screen, without its line breaks."""
+    return machine.run("sudo cat /dev/vcs1")
+
+
 def set_clock(machine: Machine) -> None:
     """Sets the clock right and says so to the kernel, as NTP would.
 

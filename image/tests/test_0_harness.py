@@ -90,6 +90,7 @@ def test_the_card_is_edited_as_by_a_person(tmp_path: Path) -> None:
         card.read("absent.txt")
 
 
-def test_only_the_console_of_the_command_line_is_changed() -> None:
+def test_only_the_consoles_of_the_command_line_are_changed() -> None:
     words = "console=serial0,115200 console=tty1 root=LABEL=rootfs rootwait"
-    assert command_line(words, "ttyAMA0") == "console=ttyAMA0 root=LABEL=rootfs rootwait"
+    changed = "console=tty1 console=ttyAMA0 root=LABEL=rootfs rootwait"
+    assert command_line(words, "tty1", "ttyAMA0") == changed

@@ -6,6 +6,7 @@ The tests are steps of one story on one card, in this order; a step that fails f
 from __future__ import annotations
 
 import json
+import os
 import re
 import secrets
 import signal
@@ -25,6 +26,7 @@ from station import (
     HUB_ACCOUNT,
     hub_table,
     local_records,
+    screen,
     set_clock,
     status,
     toml,
@@ -58,6 +60,10 @@ class Life:
     def device(number: int) -> str:
         """The devID of a satellite."""
         return DEVICE if number == 1 else f"u{number:02}kz"
+
+    def picture(self, name: str) -> None:
+        """Takes a picture of the screen, for docs/image.md where UNISAT_PICTURES says so."""
+        self.machine.picture(Path(os.environ.get("UNISAT_PICTURES", self.directory)) / name)
 
     def verdict(self, hub: list[dict[str, Any]] | None = None) -> Verdict:
         """All that was sent against both Kintos; the local one twice where there is no hub.
@@ -130,6 +136,8 @@ def test_1_boots_with_no_network_and_takes_data_at_once(life: Life) -> None:
     said = status(life.machine)
     assert said["station"] == "school-7"
     assert not said["clock"]["synchronised"]
+    life.machine.wait(lambda: "unpacking Kinto" in screen(life.machine), 300, "the progress")
+    life.picture("first-boot.png")
     life.machine.wait(
         lambda: local_records(life.machine), 600, "a first record in the local Kinto", 3
     )
@@ -170,6 +178,8 @@ def test_3_the_station_is_well(life: Life) -> None:
         assert loopback or int(port) in ALLOWED_PORTS or line.startswith("udp"), line
     assert life.machine.run("tail -n +2 /proc/swaps | grep -v zram", check=False) == ""
     assert "noatime" in life.machine.run("findmnt -no OPTIONS /")
+    assert "UniSat station school-7" in screen(life.machine)
+    life.picture("station.png")
 
 
 def test_4_the_card_is_grown_and_has_its_own_identity(life: Life) -> None:
@@ -247,7 +257,9 @@ def test_8_a_bad_file_is_explained_and_data_is_taken(life: Life, hub: Kinto) -> 
     problems = " ".join(status(life.machine)["problems"])
     assert "baud" in problems
     assert status(life.machine)["station"] == "school-8"
-    assert life.machine.console.find("baud"), "the console does not tell the mistake"
+    assert "[serial] baud" in screen(life.machine)
+    assert life.machine.console.find("baud"), "the serial console does not tell the mistake"
+    life.picture("mistakes.png")
     satellite.end(signal.SIGTERM)
     life.machine.power_off()
     complaint = life.card.read("unisat-errors.txt")
