@@ -210,6 +210,9 @@ class Machine:
         # systemd tells its steps on the last one.
         consoles = ("tty1", "ttyAMA0") if self.model == "virt" else ("ttyS1,115200",)
         words = command_line(self.card.read("cmdline.txt"), *consoles)
+        if self.model != "virt":
+            # QEMU's Pi restarts as soon as its watchdog is armed, and not when it runs out.
+            words += " modprobe.blacklist=bcm2835_wdt"
         return [*found, "-append", f"{words} audit=0 net.ifnames=0"]
 
     def _make_drive(self) -> None:
