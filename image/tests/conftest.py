@@ -60,6 +60,11 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kinto]:
 @pytest.fixture(scope="session")
 def ssh_key(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A key pair of an operator, made for this run."""
-    file = tmp_path_factory.mktemp("ssh") / "key"
+    return new_key(tmp_path_factory.mktemp("ssh"))
+
+
+def new_key(directory: Path) -> Path:
+    """Makes an ssh key pair in a folder."""
+    file = directory / "key"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", file], check=True)
     return file

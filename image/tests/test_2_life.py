@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from card import CARD_BYTES, Card, partitions
-from conftest import figure
+from card import CARD_BYTES, Card, partitions, run
+from conftest import figure, new_key
 from machine import LOGIN_S, Machine
 from rig.judge import Key, Verdict, judge, read_journal, read_records
 from rig.kinto import Kinto
@@ -237,9 +237,9 @@ def test_7_ssh_opens_with_the_key_and_not_with_another(
     done = life.machine.ssh(ssh_key, "sudo -n true && unisat-agent status")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "school-7" in done.stdout
-    stranger = tmp_path / "key"
-    stranger.write_text("")
-    assert life.machine.ssh(stranger, "true").returncode == 255
+    refused = life.machine.ssh(new_key(tmp_path), "true")
+    assert refused.returncode == 255
+    assert "Permission denied" in refused.stderr
 
 
 def test_8_a_bad_file_is_explained_and_data_is_taken(life: Life, hub: Kinto) -> None:
@@ -284,34 +284,80 @@ def test_9_a_mended_file_is_applied_at_the_next_boot(life: Life, hub: Kinto) -> 
     assert "unisat-errors.txt" not in life.card.names()
 
 
-# As Raspberry Pi Imager writes it; the password is "imager".
-IMAGER = """#cloud-config
+# As Raspberry Pi Imager 2 writes them.
+IMAGER_USER = """#cloud-config
+manage_resolv_conf: false
+
 hostname: imager
+manage_etc_hosts: true
+packages:
+- avahi-daemon
+apt:
+  preserve_sources_list: true
+  conf: |
+    Acquire {
+      Check-Date "false";
+    };
 timezone: Europe/London
-users:
-- name: teacher
-  groups: sudo
+keyboard:
+  model: pc105
+  layout: "gb"
+user:
+  name: pi
+  shell: /bin/bash
   lock_passwd: false
-  passwd: $6$unisat$K1jLqkOvS3Rgf7iMcNmQv8Zb
-- name: pi
-  lock_passwd: false
-  passwd: $6$unisat$K1jLqkOvS3Rgf7iMcNmQv8Zb
+  passwd: "IMAGER_HASH"
+  ssh_authorized_keys:
+    - "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIJCcjmYlLbVRqgTBSLhKN5pWQXC3Lg9tjYZfHkPDPzD teacher"
+  sudo: null
+
+ssh_pwauth: false
+
+runcmd:
+  - [ systemctl, enable, --now, ssh ]
+"""
+IMAGER_NETWORK = """network:
+  version: 2
+  ethernets:
+    eth0:
+      dhcp4: true
+      dhcp6: true
+      optional: true
+  wifis:
+    wlan0:
+      dhcp4: true
+      regulatory-domain: "KZ"
+      access-points:
+        "School":
+          password: "b9dcf1d8cc3a5e9c6b4d2f1a7e8093b6b9dcf1d8cc3a5e9c6b4d2f1a7e8093b6"
+      optional: true
 """
 
 
 def test_what_imager_set_holds_where_unisat_toml_is_silent(life: Life) -> None:
-    life.card.write("user-data", IMAGER)
+    password = secrets.token_hex(8)
+    crypt = run("openssl", "passwd", "-6", password).decode().strip()
+    user_data = IMAGER_USER.replace("IMAGER_HASH", crypt)
+    settings = toml("", station={"name": "school-9", "timezone": "Asia/Almaty"})
+    write_settings(life.card, settings)
+    life.card.write("user-data", user_data)
+    life.card.write("network-config", IMAGER_NETWORK)
     life.machine.power_on()
-    life.machine.wait_console(r"Finished .*Cloud-init: Config Stage", LOGIN_S)
-    life.machine.log_in("pi", PASSWORD)
-    assert life.machine.run("sudo getent shadow teacher").split(":")[1].startswith("$6$unisat$")
+    life.machine.wait_console(r"Finished .*UniSat settings, once more", 2 * LOGIN_S)
+    life.machine.log_in("pi", password)
+    assert "teacher" in life.machine.run("cat ~/.ssh/authorized_keys")
     assert life.machine.run("hostname").strip() == "school-9"
     assert "Almaty" in life.machine.run("readlink /etc/localtime")
     assert status(life.machine)["station"] == "school-9"
+    assert "School" in life.machine.run("sudo grep -r ssid= /run/NetworkManager")
     life.machine.reboot()
-    life.machine.log_in("pi", PASSWORD)
+    life.machine.log_in("pi", password)
     assert life.machine.run("systemctl show --value -p ConditionResult cloud-init-main") == "no\n"
     life.machine.power_off()
+    for file in ("user-data", "network-config"):
+        said = life.card.read(file)
+        assert crypt not in said
+        assert "b9dcf1d8" not in said
 
 
 _SECTORS = """
@@ -324,6 +370,8 @@ print(json.dumps(int(fields[9]) * 512))
 def test_bytes_written_for_a_record(life: Life, hub: Kinto) -> None:
     """Between two looks at the kernel's own count, while one satellite sends at its usual pace."""
     hub.provision_hub(HUB_ACCOUNT, HUB_PASSWORD, [life.device(4)])
+    settings = toml(PASSWORD, station={"devices": []}, hub=hub_table("(taken over)"))
+    write_settings(life.card, settings)
     life.machine.power_on(hub.port)
     life.machine.log_in("pi", PASSWORD)
     set_clock(life.machine)
