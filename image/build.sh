@@ -43,6 +43,18 @@ case $PWD in *[[:space:]]*) fail "the path $PWD has a blank in it: move the tree
 exec 9>"$build/lock"
 flock --nonblock 9 || fail "another build is under way in this tree"
 begun=$SECONDS
+image=$cache/unisat-$flavour-$(hash).img
+
+# Shows where the image is.
+finish() {
+    ln -sfn "$image" "$build/unisat-$flavour.img"
+    echo "image: $build/unisat-$flavour.img, $(($(stat -Lc %s "$image") / 1000000)) MB, in $(((SECONDS - begun) / 60)) min $(((SECONDS - begun) % 60)) s"
+}
+if [ -e "$image" ] && [ -z "${FRESH:-}" ]; then
+    echo "image: nothing has changed since it was made" >&2
+    finish
+    exit
+fi
 # shellcheck source=molecule/hosts/engine.sh
 . molecule/hosts/engine.sh
 emulation_up
@@ -88,6 +100,8 @@ run_pi_gen() {
     # Its last step gives a file to the user of systemd-timesyncd, which chrony has taken the place of.
     echo 'id systemd-timesync >/dev/null 2>&1 || useradd --system --no-create-home --shell /usr/sbin/nologin systemd-timesync' \
         >"$copy/export-image/03-network/01-run-chroot.sh"
+    # An empty machine-id is filled at the first boot; this word would have a person asked who is not there.
+    sed -i 's/echo "uninitialized" >/: >/' "$copy/export-image/05-finalise/01-run.sh"
     for stage in "${stages[@]}"; do
         [ -d "$stage" ] && given+=("$PWD/$stage") || given+=("$copy/$stage")
     done
@@ -97,7 +111,6 @@ run_pi_gen() {
 }
 
 pi_gen=$(pi_gen)
-image=$cache/unisat-$flavour-$(hash).img
 if [ "$pi_gen" ]; then
     echo "image: by pi-gen in $pi_gen" >&2
     run_pi_gen "$pi_gen" "$image"
@@ -111,5 +124,4 @@ else
 fi
 # Those of other trees.
 find "$cache" -maxdepth 1 -name "unisat-$flavour-*.img" ! -path "$image" -delete
-ln -sfn "$image" "$build/unisat-$flavour.img"
-echo "image: $build/unisat-$flavour.img, $(($(stat -Lc %s "$build/unisat-$flavour.img") / 1000000)) MB, in $(((SECONDS - begun) / 60)) min $(((SECONDS - begun) % 60)) s"
+finish

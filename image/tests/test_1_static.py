@@ -80,6 +80,7 @@ def test_the_firmware_is_told_what_to_start(card: Card) -> None:
     assert "rootwait" in cmdline
     assert re.search(r"\broot=(LABEL|PARTUUID)=", cmdline)
     assert "init=" not in cmdline
+    assert re.findall(r"\bconsole=(\S+)", cmdline) == ["tty1"], "the UART is the satellite's"
 
 
 def test_there_is_a_file_to_edit_and_no_complaint(card: Card) -> None:
@@ -91,14 +92,23 @@ def test_there_is_a_file_to_edit_and_no_complaint(card: Card) -> None:
 def test_the_card_is_spared(root: Path) -> None:
     fstab = (root / "etc/fstab").read_text()
     lines = [line.split() for line in fstab.splitlines() if line and line[0] != "#"]
-    (options,) = (line[3].split(",") for line in lines if line[1] == "/")
-    assert "noatime" in options
+    options = {line[1]: line[3].split(",") for line in lines}
+    assert "noatime" in options["/"]
+    assert {"noatime", "nofail"} <= set(options["/boot/firmware"])
     assert not [line for line in lines if line[2] == "swap"]
+
+
+def test_no_update_writes_over_what_a_pi_starts_from(root: Path) -> None:
+    settings = "\n".join(path.read_text() for path in files(root / "etc/apt/apt.conf.d"))
+    assert 'Unattended-Upgrade "1"' in settings
+    for package in ("linux-", "raspi-", "initramfs-tools", "docker"):
+        assert f'"{package}' in settings
 
 
 def test_it_has_no_identity_yet(root: Path) -> None:
     machine_id = root / "etc/machine-id"
-    assert machine_id.read_text().strip() in {"", "uninitialized"}
+    # Any word in it would have a person asked who is not there.
+    assert machine_id.read_text() == ""
     assert list((root / "etc/ssh").glob("ssh_host_*")) == []
     assert not (root / "var/lib/systemd/random-seed").exists()
     assert not (root / "var/lib/systemd/credential.secret").exists()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -69,6 +71,13 @@ class Machine:
 @pytest.fixture
 def machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path / "root")
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> bytes:
+    words = "openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=hub -keyout key -out hub.pem"
+    subprocess.run(words.split(), cwd=tmp_path, check=True, capture_output=True)
+    return (tmp_path / "hub.pem").read_bytes()
 
 
 FULL = (
@@ -157,15 +166,108 @@ def test_a_hash_is_handed_on_as_a_hash(machine: Machine) -> None:
     assert crypt not in machine.card.read_text()
 
 
-def test_a_missing_file_comes_back(machine: Machine) -> None:
+@pytest.mark.parametrize("left", [None, b"", bytes(512)])
+def test_a_file_that_was_lost_comes_back_as_it_holds(machine: Machine, left: bytes | None) -> None:
+    machine.card.write_text(FULL)
+    assert machine.boot() == []
+    before = machine.state()
+    machine.card.unlink()
+    if left is not None:
+        machine.card.write_bytes(left)
     (line,) = machine.boot()
-    assert "was missing" in line
+    assert "was missing or empty" in line
+    assert tomllib.loads(machine.card.read_text()) == tomllib.loads(
+        before["boot/firmware/unisat.toml"].decode()
+    ) | {"hub": {"url": "https://hub.example.org/v1", "user": "", "password": "(taken over)",
+                 "ca": ""},
+         "wifi": {"name": "school-1", "password": "(taken over)", "country": "KZ"}}  # fmt: skip
+    machine.commands.clear()
+    assert machine.boot() == []
+    assert not [argv for argv, _ in machine.commands if argv[0] in {"usermod", "chpasswd"}]
+    mine = ("boot/firmware/unisat.toml",)
+    after = machine.state()
+    assert {k: after[k] for k in after if k not in mine} == {
+        k: before[k] for k in before if k not in mine
+    }
+
+
+def test_a_new_card_gets_the_template(machine: Machine) -> None:
+    machine.boot()
     assert machine.card.read_text() == TEMPLATE
+
+
+def test_a_line_that_is_not_there_keeps_what_it_was(machine: Machine) -> None:
+    machine.card.write_text(FULL)
+    machine.boot()
+    kept = (machine.root / "etc/unisat-agent/agent.toml").read_text()
+    machine.commands.clear()
+    machine.card.write_text('[station]\ntimezone = ""\n')
+    assert machine.boot() == []
+    assert (machine.root / "etc/unisat-agent/agent.toml").read_text() == kept
+    assert not [argv for argv, _ in machine.commands if argv[0] == "usermod"]
+
+
+def test_a_certificate_that_was_taken_over_outlives_the_file(
+    machine: Machine, certificate: bytes
+) -> None:
+    (machine.root / "boot/firmware/ours.pem").write_bytes(b"\xef\xbb\xbfours\n" + certificate)
+    machine.card.write_text(FULL.replace('ca = ""', 'ca = "ours.pem"'))
+    assert machine.boot() == []
+    file = machine.root / "etc/unisat-agent/hub.pem"
+    assert file.read_bytes() == certificate
+    machine.card.unlink()
+    machine.boot()
+    assert machine.boot() == []
+    assert "hub.pem" in (machine.root / "etc/unisat-agent/agent.toml").read_text()
+
+
+def test_an_empty_certificate_is_none(machine: Machine) -> None:
+    (machine.root / "boot/firmware/ours.pem").touch()
+    machine.card.write_text(FULL.replace('ca = ""', 'ca = "ours.pem"'))
+    (line,) = machine.boot()
+    assert "[hub] ca: ours.pem is no certificate" in line
+
+
+def test_slips_cost_only_their_lines(machine: Machine) -> None:
+    text = FULL.replace('timezone = "Asia/Almaty"', "timezone = “Asia/Almaty”").replace(
+        'language = ""', "language = en"
+    )
+    machine.card.write_text(text)
+    lines = machine.boot()
+    assert [re.sub(r".*, (line \d+: \[\w+\]).*", r"\1", line) for line in lines] == [
+        "line 20: [station]", "line 22: [station]",
+    ]  # fmt: skip
+    assert "curly quotes" in lines[0]
+    assert (machine.root / "etc/hostname").read_text() == "school-1\n"
+    assert "geheim" not in machine.card.read_text()
+
+
+def test_a_slip_in_the_hub_keeps_the_whole_hub(machine: Machine) -> None:
+    machine.card.write_text(FULL)
+    machine.boot()
+    kept = (machine.root / "etc/unisat-agent/agent.toml").read_text()
+    text = machine.card.read_text().replace('url = "https://hub.example.org"', "url = new.org")
+    machine.card.write_text(text.replace('user = ""', 'user = "other"'))
+    assert len(machine.boot()) == 1
+    assert (machine.root / "etc/unisat-agent/agent.toml").read_text() == kept
+
+
+def test_a_list_that_is_not_closed_is_one_slip(machine: Machine) -> None:
+    machine.card.write_text(FULL.replace("devices = []", 'devices = ["u01kz"'))
+    (line,) = machine.boot()
+    assert "line 18: [station] is a list without its end" in line
+    assert (machine.root / "etc/hostname").read_text() == "school-1\n"
+
+
+def test_a_backslash_is_explained(machine: Machine) -> None:
+    machine.card.write_text(TEMPLATE.replace('name = ""', 'name = "a\\d"', 1))
+    (line,) = machine.boot()
+    assert "single quotes" in line
 
 
 @pytest.mark.parametrize(
     "content",
-    [TEMPLATE.encode("utf-16"), "[station]\n# да".encode("cp1251"), "[hub]\nurl = “x”\n".encode()],
+    [TEMPLATE.encode("utf-16"), "[station]\n# да".encode("cp1251"), "[hub\nurl = “x”\n".encode()],
 )
 def test_what_an_editor_spoilt_is_one_sentence(content: bytes) -> None:
     reading = parse(content, Path("/none"), Path("/"), NOTHING)

@@ -6,7 +6,6 @@ written from these alone. So a power cut at any moment is mended by the next sta
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -16,8 +15,17 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from unisat_station import machine
-from unisat_station.machine import StationError, write
-from unisat_station.settings import NAME, SECRETS, TAKEN, Problem, Value, parse, scrubbed
+from unisat_station.machine import StationError, scrub_on_boot, write, write_on_boot
+from unisat_station.settings import (
+    NAME,
+    SECRETS,
+    TAKEN,
+    Problem,
+    Value,
+    filled,
+    parse,
+    scrubbed,
+)
 
 ERRORS = "unisat-errors.txt"
 LIBRARY = Path("usr/local/lib/unisat-station")
@@ -74,7 +82,7 @@ class _Station:
 
     def apply(self) -> Applied:
         before = self._applied()
-        content = self._content()
+        content = self._content(before)
         values = dict(before)
         fresh: dict[str, str] = {}
         if content is not None:
@@ -110,8 +118,8 @@ class _Station:
             return {}
         return kept if isinstance(kept, dict) else {}
 
-    def _content(self) -> bytes | None:
-        """The file, or None where there is none; the template is put there then."""
+    def _content(self, before: dict[str, Value]) -> bytes | None:
+        """The file, or None where there is none; then one is put there that says what holds."""
         path = self.boot / NAME
         if not self.mounted:
             self.lines.append(
@@ -120,11 +128,13 @@ class _Station:
             )
             return None
         try:
-            return path.read_bytes()
-        except FileNotFoundError:
-            self.lines.append(f"{NAME} was missing: what it said still holds.")
-            with contextlib.suppress(OSError):
-                _write(path, (self.root / LIBRARY / NAME).read_bytes())
+            content = path.read_bytes() if path.exists() else b""
+            # What a repair of the file system leaves of a file may be zeros.
+            if content.strip(b"\0\r\n\t "):
+                return content
+            self.lines.append(f"{NAME} was missing or empty: what it said still holds.")
+            template = (self.root / LIBRARY / NAME).read_text(encoding="utf-8")
+            write_on_boot(path, filled(template, before).encode())
         except OSError as error:
             self.lines.append(
                 f"{NAME} can't be read ({error.strerror}): check the card in another computer."
@@ -197,7 +207,12 @@ class _Station:
             # What `locale -a` prints has no hyphen: en_GB.utf8.
             if language.replace("UTF-8", "utf8") not in self.run("locale", "-a").split():
                 self.run(
-                    "localedef", "-i", language.removesuffix(".UTF-8"), "-f", "UTF-8", language
+                    "localedef",
+                    "-i",
+                    language.removesuffix(".UTF-8"),
+                    "-f",
+                    "UTF-8",
+                    language,
                 )
             write(file, f"LANG={language}\n")
 
@@ -233,6 +248,10 @@ class _Station:
         if not (name := str(values.get("wifi.name") or "")):
             keyfile.unlink(missing_ok=True)
             return
+        # Raspberry Pi OS keeps the radio off until somebody asks for it.
+        state = self.root / "var/lib/NetworkManager/NetworkManager.state"
+        if "WirelessEnabled=true" not in _text(state):
+            write(state, "[main]\nNetworkingEnabled=true\nWirelessEnabled=true\n", 0o600)
         text = (
             # Before a network that Imager set.
             "[connection]\nid=unisat-wifi\ntype=wifi\nautoconnect-priority=10\n\n"
@@ -265,14 +284,8 @@ class _Station:
         fresh = scrubbed(content, done)
         if fresh == content:
             return
-        path = self.boot / NAME
         try:
-            # Held open, the old file's blocks are still there to be overwritten when its name is
-            # gone: at any moment the card has the old file or the new one, never a torn one.
-            with path.open("r+b", buffering=0) as old:
-                _write(path, fresh)
-                old.write(b"\0" * len(content))
-                os.fsync(old.fileno())
+            scrub_on_boot(self.boot / NAME, fresh)
         except OSError as error:
             self.lines.append(
                 f"the passwords could not be taken out of {NAME} ({error.strerror}): write "
@@ -288,23 +301,12 @@ class _Station:
             if not text:
                 path.unlink(missing_ok=True)
             elif not path.exists() or path.read_bytes() != text:
-                _write(path, text)
+                write_on_boot(path, text)
         except OSError as error:
             self.lines.append(
                 f"{ERRORS} can't be written on the boot partition ({error.strerror}): check the "
                 "card in another computer."
             )
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Writes a file of the boot partition whole or not at all."""
-    fresh = path.with_name(f"{path.name}.new")
-    with fresh.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
-    machine.sync_folder(path.parent)
 
 
 def _link(path: Path, target: str) -> None:

@@ -61,9 +61,9 @@ def first_boot() -> None:
     say("First boot: done.")
 
 
-def progress(doing: str) -> None:
+def progress(doing: str, *, aloud: bool = True) -> None:
     """Tells what is being done now."""
-    notice(TOPIC, [f"First boot: {doing}; telemetry is taken meanwhile."])
+    notice(TOPIC, [f"First boot: {doing}; telemetry is taken meanwhile."], aloud=aloud)
 
 
 def grow() -> None:
@@ -114,7 +114,10 @@ def feed(archive: Path, argv: list[str]) -> None:
     with (
         archive.open("rb") as file,
         subprocess.Popen(
-            argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+            argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
         ) as process,
     ):
         assert process.stdin is not None and process.stderr is not None  # noqa: S101, PT018 - pipes
@@ -124,7 +127,7 @@ def feed(archive: Path, argv: list[str]) -> None:
                 read += len(chunk)
                 if (percent := read * 100 // max(size, 1) // 5 * 5) != told:
                     told = percent
-                    progress(f"unpacking Kinto, {percent} %")
+                    progress(f"unpacking Kinto, {percent} %", aloud=percent == 0)
             process.stdin.close()
         except BrokenPipeError:
             pass  # its exit code and its words say why
@@ -138,7 +141,13 @@ def make_database() -> None:
     run("systemctl", "start", "postgresql.service")
     text = DATABASE.format(password=secret("kinto_database_password"))
     run(
-        *("psql", "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--host=/run/postgresql"),
+        *(
+            "psql",
+            "--no-psqlrc",
+            "--quiet",
+            "--set=ON_ERROR_STOP=1",
+            "--host=/run/postgresql",
+        ),
         "--dbname=postgres",
         given=text,
         user="postgres",

@@ -60,6 +60,30 @@ def write(path: Path, text: str, mode: int = 0o644, group: str | None = None) ->
     return True
 
 
+def write_on_boot(path: Path, content: bytes) -> None:
+    """Writes a file of the boot partition whole or not at all."""
+    fresh = path.with_name(f"{path.name}.new")
+    with fresh.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+    sync_folder(path.parent)
+
+
+def scrub_on_boot(path: Path, content: bytes) -> None:
+    """Writes a file of the boot partition anew, and zeros over what it said before.
+
+    Held open, the old file's blocks are still there to be overwritten when its name is gone: at
+    any moment the card has the old file or the new one, never a torn one.
+    """
+    with path.open("r+b", buffering=0) as old:
+        size = os.fstat(old.fileno()).st_size
+        write_on_boot(path, content)
+        old.write(b"\0" * size)
+        os.fsync(old.fileno())
+
+
 def run(*argv: str, given: str = "", user: str | None = None) -> str:
     """Runs a command with `given` as its input; returns what it prints.
 
@@ -87,11 +111,11 @@ def run(*argv: str, given: str = "", user: str | None = None) -> str:
     return done.stdout
 
 
-def notice(topic: str, lines: list[str]) -> None:
+def notice(topic: str, lines: list[str], *, aloud: bool = True) -> None:
     """Shows lines, a sentence each, in place of what the topic said before.
 
-    The agent reads them for /status; the consoles get those that are new at once, and all of them
-    above the log-in prompt.
+    The agent reads them for /status, and the consoles show them above the log-in prompt; those
+    that are new also at once, which is `aloud`.
     """
     file = NOTICES / topic
     before = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
@@ -100,7 +124,7 @@ def notice(topic: str, lines: list[str]) -> None:
     else:
         file.unlink(missing_ok=True)
     for line in lines:
-        if line not in before:
+        if aloud and line not in before:
             say(line)
     show()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import itertools
+import json
 import re
 import ssl
 import tomllib
@@ -15,13 +17,16 @@ from urllib.parse import urlsplit
 NAME = "unisat.toml"
 TAKEN = "(taken over)"
 SECRETS = ("hub.password", "wifi.password", "access.password")
+LISTS = ("station.devices", "access.ssh_keys")
 MAX_BYTES = 65536
+MAX_SLIPS = 20
 
 Value = str | int | list[str]
 
 _LITERAL = r'"(?:[^"\\\n]|\\[^\n])*"|' + r"'[^'\n]*'"
 _TABLE = re.compile(r"\s*\[\s*([A-Za-z_-]+)\s*\]")
 _KEY = re.compile(r"\s*([A-Za-z_-]+)[ \t]*=")
+_OPEN = re.compile(r"[^=#]*=\s*\[[^\]]*$")
 _SECRET = re.compile(rf"[ \t]*password[ \t]*=[ \t]*({_LITERAL})[ \t]*(?:#.*)?\r?$")
 _HASH = re.compile(r"\$(?:6|y)\$[A-Za-z0-9./$=,]+")
 
@@ -43,7 +48,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the file says and is right; a key with a mistake is not in `values`."""
+    """What the file says and is right; a key with a mistake, or not there, is not in `values`."""
 
     values: dict[str, Value] = field(default_factory=dict, repr=False)
 
@@ -75,13 +80,29 @@ def read(path: Path, root: Path = Path("/"), taken: frozenset[str] = frozenset(S
 
 
 def parse(content: bytes, beside: Path, root: Path, taken: frozenset[str]) -> Reading:
-    """Checks the bytes of a file that lies in the folder `beside`."""
-    try:
-        text = decode(content)
-        tables = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
-        return Reading(Settings(), [_broken(content, error)])
-    return _Check(text, tables, beside, root, taken).reading()
+    """Checks the bytes of a file that lies in the folder `beside`.
+
+    A line that is not understood is told, and left out of what is read.
+    """
+    slips: list[Problem] = []
+    while True:
+        try:
+            text = decode(content)
+            tables = tomllib.loads(text)
+            break
+        except (ValueError, RecursionError) as error:
+            slip = _broken(content, error)
+            slips.append(slip)
+            if not isinstance(error, tomllib.TOMLDecodeError) or len(slips) == MAX_SLIPS:
+                return Reading(Settings(), slips)
+            lines = content.split(b"\n")
+            at = (slip.line or len(lines)) - 1
+            # Of which table the lines below a broken heading are, nobody knows.
+            if not (written := lines[at].strip()) or written.startswith(b"["):
+                return Reading(Settings(), slips)
+            lines[at] = b""
+            content = b"\n".join(lines)
+    return _Check(text, tables, beside, root, taken, slips).reading()
 
 
 def decode(content: bytes) -> str:
@@ -102,20 +123,34 @@ def _broken(content: bytes, error: Exception) -> Problem:
         return Problem(None if content[:2] in {b"\xff\xfe", b"\xfe\xff"} else line, "", text)
     if b"\0" in content:
         return Problem(
-            None, "", "is not a text in UTF-8: in the editor choose Save as, Encoding: UTF-8."
+            None,
+            "",
+            "is not a text in UTF-8: in the editor choose Save as, Encoding: UTF-8.",
         )
     if not isinstance(error, tomllib.TOMLDecodeError):
         said = str(error) if len(content) > MAX_BYTES else "is not understood; write it as it was."
         return Problem(None, "", said)
     found = re.search(r"\(at line (\d+)", str(error))
-    lines = content.decode("utf-8").splitlines()
-    number = int(found[1]) if found else len(lines)
-    written = lines[number - 1] if 0 < number <= len(lines) else ""
+    lines = content.decode("utf-8").split("\n")
+    last = max((n for n, line in enumerate(lines, 1) if line.strip()), default=1)
+    number = int(found[1]) if found else last
+    # A list that was not closed is found wrong only by what comes after it.
+    before = itertools.takewhile(lambda n: "]" not in lines[n - 1], range(number - 1, 0, -1))
+    opened = next((n for n in before if _OPEN.match(lines[n - 1])), None)
+    number = opened or number
+    written = lines[number - 1]
+    headings = [heading[1] for line in lines[:number] if (heading := _TABLE.match(line))]
     if re.search("[\u201c\u201d\u201e\u00ab\u00bb\u2018\u2019]", written):
-        return Problem(number, "", 'has curly quotes: write straight ones, ".')
-    if "overwrite" in str(error) or "twice" in str(error):
-        return Problem(number, "", "is there twice: remove one of the two.")
-    return Problem(number, "", 'is not understood: write it as name = "value", quotes included.')
+        mend = 'has curly quotes: write straight ones, ".'
+    elif opened:
+        mend = "is a list without its end: write ] after it."
+    elif "overwrite" in str(error) or "twice" in str(error):
+        mend = "is there twice: remove one of the two."
+    elif "\\" in written:
+        mend = "has a \\ in it: write the value in single quotes, such as 'a\\b'."
+    else:
+        mend = 'is not understood: write it as name = "value", quotes included.'
+    return Problem(number, headings[-1] if headings else "", mend)
 
 
 def spans(content: bytes) -> dict[str, tuple[int, int]]:
@@ -141,6 +176,26 @@ def scrubbed(content: bytes, secrets: frozenset[str]) -> bytes:
     return content
 
 
+def filled(template: str, values: dict[str, Value]) -> str:
+    """The template with these values in it, as a user would have written them."""
+    lines, table = [], ""
+    for line in template.split("\n"):
+        if heading := _TABLE.match(line):
+            table = heading[1]
+        found = _KEY.match(line)
+        value = values.get(f"{table}.{found[1]}") if found else None
+        if not found or value in (None, "", []):
+            lines.append(line)
+        elif found[1] == "ca":
+            lines.append(
+                "# The certificate that was taken over is kept while no line sets another."
+            )
+        else:
+            # JSON's strings, numbers and lists of strings are TOML's as well.
+            lines.append(f"{found[1]} = {json.dumps(value, ensure_ascii=False)}")
+    return "\n".join(lines)
+
+
 def _replaces(text: str, key: str) -> bool:
     """Whether the secret stands where `scrubbed` finds it: else it would stay on the card."""
     table, _, name = key.partition(".")
@@ -157,12 +212,18 @@ class _Check:
     """One file being checked."""
 
     def __init__(
-        self, text: str, tables: dict[str, Any], beside: Path, root: Path, taken: frozenset[str]
+        self,
+        text: str,
+        tables: dict[str, Any],
+        beside: Path,
+        root: Path,
+        taken: frozenset[str],
+        slips: list[Problem],
     ) -> None:
         self.text, self.tables, self.beside, self.root = text, tables, beside, root
         self.taken = taken
         self.values: dict[str, Value] = {}
-        self.problems: list[Problem] = []
+        self.problems = slips
         self.lines: dict[str, int] = {}
         table = ""
         for number, line in enumerate(text.split("\n"), 1):
@@ -216,8 +277,10 @@ class _Check:
         content = self.tables.get(table, {})
         if not isinstance(content, dict):
             return
-        empty: Value = [] if key in {"station.devices", "access.ssh_keys"} else ""
-        value = content.get(name, empty)
+        if name not in content:
+            return
+        empty: Value = [] if key in LISTS else ""
+        value = content[name]
         if value == empty and type(value) is type(empty):
             self.values[key] = empty
             return
@@ -240,17 +303,15 @@ class _Check:
     def _together(self) -> None:
         """What only makes sense together is kept or taken together."""
         has = self.values.get
-        if has("hub.url") and has("hub.password") == "":
+        kept = TAKEN if "hub.password" in self.taken else ""
+        if has("hub.url") and has("hub.password", kept) == "":
             self.wrong("hub.password", "write the password that the hub's keeper gave you.")
-            del self.values["hub.password"]
         if has("wifi.name") and has("wifi.country") == "":
             self.wrong("wifi.country", 'write the two letters of your country, such as "KZ".')
-            del self.values["wifi.country"]
-        for table in ("hub", "wifi"):
-            keys = [key for key in self.known if key.startswith(f"{table}.")]
-            if any(key not in self.values for key in keys):
-                for key in keys:
-                    self.values.pop(key, None)
+        wrong = {problem.key.partition(".")[0] for problem in self.problems}
+        for table in wrong & {"hub", "wifi"}:
+            for key in [key for key in self.values if key.startswith(f"{table}.")]:
+                del self.values[key]
 
     def _name(self, value: object) -> str:
         return _match(
@@ -288,11 +349,17 @@ class _Check:
             raise _Mistake(
                 f"there is no {_printable(name)} beside {NAME}: copy it there."
             ) from None
-        try:
-            pem = content.decode("ascii")
-        except ValueError:
+        if b"-----BEGIN" in content:
+            # Between the certificates there may be comments, and a byte order mark before them.
+            found = re.findall(
+                rb"-----BEGIN CERTIFICATE-----[^-]*-----END CERTIFICATE-----", content
+            )
+            pem = "".join(block.decode("ascii", "replace") + "\n" for block in found)
+        else:
             pem = ssl.DER_cert_to_PEM_cert(content)
         try:
+            if not pem:
+                raise ValueError
             ssl.create_default_context(cadata=pem)
         except (ssl.SSLError, ValueError):
             raise _Mistake(
@@ -318,7 +385,9 @@ def _match(value: object, pattern: str, mend: str) -> str:
 
 def _port(value: object) -> str:
     return _match(
-        value, r"auto|/dev/[A-Za-z0-9_./:+-]+", 'write "auto", or a port such as "/dev/ttyUSB0".'
+        value,
+        r"auto|/dev/[A-Za-z0-9_./:+-]+",
+        'write "auto", or a port such as "/dev/ttyUSB0".',
     )
 
 
