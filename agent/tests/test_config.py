@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -333,6 +334,17 @@ class TestFile:
     def test_folder(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="can't be read: Is a directory"):
             load(tmp_path)
+
+    def test_the_way_past_a_file_for_root_is_told(self, tmp_path: Path) -> None:
+        path = tmp_path / "agent.toml"
+        path.touch(mode=0)
+        user = os.geteuid()
+        os.seteuid(65534 if user == 0 else user)  # nobody
+        try:
+            with pytest.raises(ConfigError, match="Permission denied; put sudo before"):
+                load(path)
+        finally:
+            os.seteuid(user)
 
     def test_not_toml(self, site: Site) -> None:
         assert site.problem("[station\n").startswith("is not valid TOML: ")

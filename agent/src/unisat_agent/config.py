@@ -191,7 +191,8 @@ def load(path: Path, credentials: Path | None = None, *, passwords: bool = True)
     except FileNotFoundError:
         raise ConfigError([f"{path}: there is no such file: give one with --config"]) from None
     except OSError as error:
-        raise ConfigError([f"{path}: can't be read: {error.strerror}"]) from error
+        mend = "; put sudo before the command" if isinstance(error, PermissionError) else ""
+        raise ConfigError([f"{path}: can't be read: {error.strerror}{mend}"]) from error
     except UnicodeDecodeError as error:
         raise ConfigError([f"{path}: must be UTF-8 text: byte {error.start} is not"]) from error
     except tomllib.TOMLDecodeError as error:
