@@ -237,6 +237,7 @@ def test_7_ssh_opens_with_the_key_and_not_with_another(
     done = life.machine.ssh(ssh_key, "sudo unisat-agent status")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "school-7" in done.stdout
+    assert "passwordauthentication yes" in life.machine.run("sudo sshd -T")
     refused = life.machine.ssh(new_key(tmp_path), "true")
     assert refused.returncode == 255
     assert "Permission denied" in refused.stderr
@@ -350,6 +351,7 @@ def test_what_imager_set_holds_where_unisat_toml_is_silent(life: Life) -> None:
     assert "Almaty" in life.machine.run("readlink /etc/localtime")
     assert status(life.machine)["station"] == "school-9"
     assert "School" in life.machine.run("sudo grep -r ssid= /run/NetworkManager")
+    assert "passwordauthentication no" in life.machine.run("sudo sshd -T")
     life.machine.reboot()
     life.machine.log_in("pi", password)
     assert life.machine.run("systemctl show --value -p ConditionResult cloud-init-main") == "no\n"

@@ -154,6 +154,8 @@ def test_wifi_is_secured_by_the_password_given(machine: Machine) -> None:
     assert file.stat().st_mode & 0o777 == 0o600
     assert "ssid=115;99;104;111;111;108;45;49;\n" in file.read_text()
     assert "psk=geheim & 123\n" in file.read_text()
+    radio = machine.root / "var/lib/NetworkManager/NetworkManager.state"
+    assert "WirelessEnabled=true\n" in radio.read_text()
 
 
 def test_a_hash_is_handed_on_as_a_hash(machine: Machine) -> None:
