@@ -362,18 +362,19 @@ class Machine:
     def attempt(self, command: str, deadline_s: float = COMMAND_S) -> Done:
         """Runs a shell command over the console, whatever its exit code."""
         file = "/tmp/.said"  # noqa: S108 - of the guest, where nobody else is
-        said = self._ask(f"( {command}\n) >{file} 2>&1 </dev/null; echo $?", deadline_s)
-        # Services write to the console as well: an answer they fell into is asked for again.
+        self._ask(f"( {command}\n) >{file} 2>&1 </dev/null; echo $? >{file}.code", deadline_s)
+        crc = f"""python3 -c 'import zlib;print(zlib.crc32(open("{file}","rb").read()))'"""
+        # Services write to the console as well: an answer they fell into is asked for again. All
+        # of it is said at once, that less falls into it.
         for _ in range(5):
-            packed = self._ask(f"base64 -w0 {file}; echo; cksum <{file} >/dev/null; "
-                               f"python3 -c 'import zlib;print(zlib.crc32(open(\"{file}\",\"rb\")"
-                               f".read()))'", COMMAND_S)  # fmt: skip
-            lines = packed.split()
-            with suppress(ValueError, IndexError):
-                body = base64.b64decode(lines[0] if len(lines) > 1 else "", validate=True)
-                if zlib.crc32(body) == int(lines[-1]):
-                    code = next(word for word in reversed(said.split()) if word.isdecimal())
-                    return Done(int(code), body.decode(errors="replace"))
+            said = self._ask(
+                f'echo "=$(base64 -w0 {file}):$({crc}):$(cat {file}.code)#"', COMMAND_S
+            )
+            if found := re.search(r"=([A-Za-z0-9+/=]*):(\d+):(\d+)#", said):
+                with suppress(ValueError):
+                    body = base64.b64decode(found[1], validate=True)
+                    if zlib.crc32(body) == int(found[2]):
+                        return Done(int(found[3]), body.decode(errors="replace"))
         raise MachineError(f"no whole answer on the console: {self.tail()}")
 
     def _ask(self, command: str, deadline_s: float) -> str:
