@@ -344,7 +344,7 @@ def test_what_imager_set_holds_where_unisat_toml_is_silent(life: Life) -> None:
     life.card.write("user-data", user_data)
     life.card.write("network-config", IMAGER_NETWORK)
     life.machine.power_on()
-    life.machine.wait_console(r"Finished .*UniSat settings, once more", 2 * LOGIN_S)
+    life.machine.wait_console(r"Finished .*unisat-imager", 2 * LOGIN_S)
     life.machine.log_in("pi", password)
     assert "teacher" in life.machine.run("cat ~/.ssh/authorized_keys")
     assert life.machine.run("hostname").strip() == "school-9"
