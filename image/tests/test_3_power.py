@@ -71,7 +71,7 @@ def test_a_power_cut_costs_nothing_that_was_committed(
                     lambda: not any(
                         sink["pending"] for sink in status(machine)["sinks"].values()
                     ),
-                    900, "nothing to be pending", 5,
+                    1800, "nothing to be pending", 5,
                 )  # fmt: skip
                 machine.run("sudo unisat-agent spool check")
                 # What was set aside was damaged.
