@@ -179,6 +179,8 @@ def test_3_the_station_is_well(life: Life) -> None:
         assert loopback or int(port) in ALLOWED_PORTS or line.startswith("udp"), line
     assert life.machine.run("tail -n +2 /proc/swaps | grep -v zram", check=False) == ""
     assert "noatime" in life.machine.run("findmnt -no OPTIONS /")
+    # The name of the UART on a Pi's pins; here is none.
+    life.machine.run("test ! -e /dev/serial0")
     assert "UniSat station school-7" in screen(life.machine)
     life.picture("station.png")
 

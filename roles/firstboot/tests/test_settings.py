@@ -193,6 +193,13 @@ def test_a_file_that_was_lost_comes_back_as_it_holds(machine: Machine, left: byt
     }
 
 
+def test_a_lost_file_that_cannot_be_written_is_said_to_be_so(machine: Machine) -> None:
+    machine.boot()
+    machine.card.unlink()
+    machine.card.with_name("unisat.toml.new").mkdir()
+    assert machine.boot()[-1].startswith("unisat.toml can't be written (Is a directory)")
+
+
 def test_a_new_card_gets_the_template(machine: Machine) -> None:
     machine.boot()
     assert machine.card.read_text() == TEMPLATE

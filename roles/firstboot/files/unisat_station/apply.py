@@ -127,6 +127,7 @@ class _Station:
                 "another computer."
             )
             return None
+        doing = "read"
         try:
             content = path.read_bytes() if path.exists() else b""
             # What a repair of the file system leaves of a file may be zeros.
@@ -134,10 +135,11 @@ class _Station:
                 return content
             self.lines.append(f"{NAME} was missing or empty: what it said still holds.")
             template = (self.root / LIBRARY / NAME).read_text(encoding="utf-8")
+            doing = "written"
             write_on_boot(path, filled(template, before).encode())
         except OSError as error:
             self.lines.append(
-                f"{NAME} can't be read ({error.strerror}): check the card in another computer."
+                f"{NAME} can't be {doing} ({error.strerror}): check the card in another computer."
             )
         return None
 
@@ -206,14 +208,8 @@ class _Station:
                 return
             # What `locale -a` prints has no hyphen: en_GB.utf8.
             if language.replace("UTF-8", "utf8") not in self.run("locale", "-a").split():
-                self.run(
-                    "localedef",
-                    "-i",
-                    language.removesuffix(".UTF-8"),
-                    "-f",
-                    "UTF-8",
-                    language,
-                )
+                source = language.removesuffix(".UTF-8")
+                self.run("localedef", "-i", source, "-f", "UTF-8", language)
             write(file, f"LANG={language}\n")
 
     def _agent(self, values: dict[str, Value]) -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 from pathlib import Path
+from subprocess import DEVNULL, PIPE, Popen
 
 from unisat_station.machine import STATE, StationError, notice, run, say, write
 from unisat_station.secrets import secret
@@ -113,12 +113,7 @@ def feed(archive: Path, argv: list[str]) -> None:
     size, read, told = archive.stat().st_size, 0, -1
     with (
         archive.open("rb") as file,
-        subprocess.Popen(
-            argv,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        ) as process,
+        Popen(argv, stdin=PIPE, stdout=DEVNULL, stderr=PIPE) as process,
     ):
         assert process.stdin is not None and process.stderr is not None  # noqa: S101, PT018 - pipes
         try:
@@ -140,18 +135,8 @@ def make_database() -> None:
     """Makes the database and its owner, whose password is the kept one."""
     run("systemctl", "start", "postgresql.service")
     text = DATABASE.format(password=secret("kinto_database_password"))
-    run(
-        *(
-            "psql",
-            "--no-psqlrc",
-            "--quiet",
-            "--set=ON_ERROR_STOP=1",
-            "--host=/run/postgresql",
-        ),
-        "--dbname=postgres",
-        given=text,
-        user="postgres",
-    )
+    psql = ["psql", "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--host=/run/postgresql"]
+    run(*psql, "--dbname=postgres", given=text, user="postgres")
 
 
 def make_accounts() -> None:
