@@ -33,19 +33,21 @@ from typing import Any
 import kinto_http
 
 from rig.cable import Cable
+from rig.kintos import Kintos
 from rig.servers import Memcached, Postgres
-from rig.station import HUB_PASSWORD, Kintos, Station
+from rig.station import HUB_PASSWORD, Station
 from rig.valve import Mode
 from rig.wait import wait_until
-from unisat_agent.satellite import frames
+from unisat_agent.simulator.satellite import frames
 
 RESULT = Path(__file__).parents[2] / "build" / "bench.json"
 BATCH = 25
 LIVE_INTERVAL_S = 3.0
+_FIRST = 2
 _WAL_HEADER = struct.Struct(">IIIIIIII")
 _FRAME_HEADER = struct.Struct(">IIIIII")
 _MAX_RSS_MB = 40.0
-_MAX_WAL_BYTES = 9000.0
+MAX_WAL_BYTES = 9000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +171,8 @@ def _agent(station: Station, count: int) -> float:
     station.valve.set(Mode.CUT)
     with station.satellite(devices=1, interval_s=0.005, count=count) as satellite:
         pass
+    # A line whose reader gets no processor for a second is full, and drops what comes then.
+    count = sum(bool(entry.expected) for entry in satellite.entries().values())
     station.wait_status(
         lambda status: (
             status["sinks"]["hub"]["pending"] == count and status["sinks"]["local"]["pending"] == 0
@@ -227,10 +231,12 @@ def live(station: Station, packages: int, interval_s: float) -> Live:
     pid = station.agent.pid
     wal = Wal(station.spool.with_name(station.spool.name + "-wal"))
     sent: list[float] = []
-    # The first makes its collection in the local Kinto, which is no everyday thing.
-    made = islice(frames([device]), packages + 1)
-    cable.write(next(made).data)
-    wait_until(lambda: len(station.records(station.hub, device)) == 1, 30, "the first package")
+    # The first makes its collection in the local Kinto, which is no everyday thing, and is
+    # delivered with the second.
+    made = islice(frames([device]), _FIRST + packages)
+    for frame in islice(made, _FIRST):
+        cable.write(frame.data)
+    wait_until(lambda: len(station.records(station.hub, device)) == _FIRST, 30, "first packages")
     station.drain()
     wal.look()
     wal.bytes = 0
@@ -243,13 +249,13 @@ def live(station: Station, packages: int, interval_s: float) -> Live:
         cable.write(frame.data)
         sent.append(time.time())
     wait_until(
-        lambda: len(station.records(station.hub, device)) == packages + 1, 60, "all packages"
+        lambda: len(station.records(station.hub, device)) == _FIRST + packages, 60, "all packages"
     )
     station.drain()
     wal.look()
     seconds, cpu_s = time.monotonic() - started, _cpu_s(pid) - cpu_before
     stored = sorted(int(r["last_modified"]) / 1000 for r in station.records(station.hub, device))
-    latencies = sorted(at - begun for at, begun in zip(stored[1:], sent, strict=True))
+    latencies = sorted(at - begun for at, begun in zip(stored[_FIRST:], sent, strict=True))
     rss, peak = _memory_mb(pid, "VmRSS"), _memory_mb(pid, "VmHWM")
     cable.close()
     return Live(
@@ -303,7 +309,7 @@ def main() -> int:
         ("highest, catch-up included, MB", after_mb, ("<=", _MAX_RSS_MB)),
         ("processor at this pace, %", lived.cpu_percent, None),
         ("processor a package, ms", lived.cpu_ms_per_package, None),
-        ("spool log a package, bytes", lived.wal_bytes_per_package, ("<=", _MAX_WAL_BYTES)),
+        ("spool log a package, bytes", lived.wal_bytes_per_package, ("<=", MAX_WAL_BYTES)),
     ]
     missed = 0
     for name, value, goal in rows:

@@ -15,6 +15,6 @@ open the port gets it. The simulator uses the same class, so a test and a simula
 in the same way.
 """
 
-from unisat_agent.line import Pty as Cable
+from unisat_agent.simulator.line import Pty as Cable
 
 __all__ = ["Cable"]

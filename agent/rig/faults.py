@@ -17,14 +17,15 @@ from typing import Any
 from kinto_http import KintoException
 
 from rig.kinto import Kinto
-from rig.servers import MissingProgramError, Postgres
-from rig.station import SIGNAL_PLUG, SIGNAL_UNPLUG, Satellite, Station
+from rig.processes import MissingProgramError
+from rig.satellite import SIGNAL_PLUG, SIGNAL_UNPLUG, Satellite
+from rig.servers import Postgres
+from rig.station import Station
 from rig.valve import Mode
 from rig.wait import wait_until
 
 # Of these the first kills of the agent fall into its start, where it recovers and counts.
 _EARLY_S = 0.6
-_FILLER = "filler"
 
 
 def random_moment(rng: random.Random, longest_s: float = 1.5) -> None:
@@ -56,10 +57,13 @@ def kill_kinto(station: Station, rng: random.Random, kinto: Kinto) -> None:
 
 def kill_postgres(station: Station, rng: random.Random) -> None:
     """Kill -9 of PostgreSQL, all its processes, under both Kintos."""
+    clusters = set(station.kintos.clusters.values())
     random_moment(rng)
-    station.postgres.kill()
+    for cluster in clusters:
+        cluster.kill()
     random_moment(rng)
-    station.postgres.start()
+    for cluster in clusters:
+        cluster.start()
     for kinto in (station.local, station.hub):
         wait_until(kinto.healthy, 60, f"Kinto {kinto.name} to have its database back")
 
@@ -132,22 +136,15 @@ def _close(descriptors: Iterable[int]) -> None:
 def fill_disk(station: Station, rng: random.Random) -> None:
     """Fills the spool's disk until the agent can't commit any more, then frees it."""
     random_moment(rng)
-    filler = station.disk.outside() / _FILLER
-    with filler.open("wb", buffering=0) as file:
 
-        def fill() -> bool:
-            for size in (65536, 4096, 512):
-                try:
-                    while file.write(bytes(size)) == size:
-                        pass
-                except OSError:
-                    continue
-            return bool(station.status()["spool"]["waiting_for_room"])
+    def is_full() -> bool:
+        station.disk.fill()
+        return bool(station.status()["spool"]["waiting_for_room"])
 
-        wait_until(fill, 60, "the agent to be out of room")
-        committed = station.status()["spool"]["last_seq"]
-        random_moment(rng)
-    filler.unlink()
+    wait_until(is_full, 60, "the agent to be out of room")
+    committed = station.status()["spool"]["last_seq"]
+    random_moment(rng)
+    station.disk.fill().unlink()
     station.wait_status(
         lambda status: (
             status["spool"]["last_seq"] > committed and not status["spool"]["waiting_for_room"]
@@ -213,14 +210,16 @@ def contend(station: Station, satellite: Satellite) -> None:
         "a batch to pile up",
     )
     collection = f"/buckets/{station.bucket}/collections/{device}"
-    database = station.kintos.databases["hub"]
+    cluster, database = station.kintos.clusters["hub"], station.kintos.databases["hub"]
     # The third record of the batch meets it.
-    with second_writer(station.postgres, database, collection, ahead_ms + 3) as commit:
+    # A name of its own: Kinto keeps the tombstones of the writers before.
+    name = f"second-writer-{ahead_ms}"
+    with second_writer(cluster, database, collection, ahead_ms + 3, name) as commit:
         station.valve.set(Mode.OPEN)
         commit()
     station.drain_backlog()
-    for name in ("ahead", "second-writer"):
-        wait_until(lambda name=name: _deleted(hub, device, name), 30, f"{name} to be deleted")  # type: ignore[misc]
+    for gone in ("ahead", name):
+        wait_until(lambda gone=gone: _deleted(hub, device, gone), 30, f"{gone} to be deleted")  # type: ignore[misc]
 
 
 def _deleted(hub: Any, collection: str, name: str) -> bool:
@@ -236,7 +235,7 @@ def _deleted(hub: Any, collection: str, name: str) -> bool:
 
 @contextmanager
 def second_writer(
-    postgres: Postgres, database: str, collection: str, at_ms: int
+    postgres: Postgres, database: str, collection: str, at_ms: int, name: str = "second-writer"
 ) -> Iterator[Callable[[], None]]:
     """Another writer, in the middle of storing a record in the same collection.
 
@@ -249,6 +248,7 @@ def second_writer(
         database: The Kinto's database.
         collection: The collection's URI, as "/buckets/b/collections/c".
         at_ms: The number that it takes.
+        name: Its record's id.
 
     Yields:
         A function that waits until somebody waits for this writer, then commits.
@@ -256,8 +256,8 @@ def second_writer(
     with postgres.connection(database) as connection, connection.cursor() as cursor:
         cursor.execute(
             "INSERT INTO objects (id, parent_id, resource_name, last_modified, data, deleted) "
-            "VALUES ('second-writer', %s, 'record', from_epoch(%s), '{}', false)",
-            (collection, at_ms),
+            "VALUES (%s, %s, 'record', from_epoch(%s), '{}', false)",
+            (name, collection, at_ms),
         )
 
         def commit() -> None:

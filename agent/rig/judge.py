@@ -15,7 +15,7 @@ from typing import Any
 
 import kinto_http
 
-from unisat_agent.satellite import SERIAL_NUMBER, Entry
+from unisat_agent.simulator.satellite import SERIAL_NUMBER, Entry
 
 Key = tuple[str, int]
 Record = Mapping[str, Any]
@@ -162,7 +162,7 @@ def _problems(record: Record, journal: Mapping[Key, Entry]) -> list[str]:
 _OF_THE_PUBLISHER = frozenset(
     {
         "id", "devID", "timestamp", "received_at", "clock", "epoch", "seq", "boot_id", "uptime",
-        "groups", "missing", "last_modified", "schema",
+        "groups", "missing", "crc", "last_modified", "schema",
     }
 )  # fmt: skip
 

@@ -23,15 +23,16 @@ import urllib.request
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import kinto_http
 
 from rig import reserve_port
+from rig.processes import Process
 
 BUCKET = "telemetry"
 _AGENT_FOLDER = Path(__file__).parent.parent
+_PLUGIN_FOLDER = _AGENT_FOLDER.parent / "kinto"
 # `python -m kinto` does nothing in Kinto 26: its __main__ only defines main().
 _COMMAND = (sys.executable, "-c", "import sys; from kinto.__main__ import main; sys.exit(main())")
 _START_S = 60.0
@@ -74,6 +75,14 @@ format = %(asctime)s %(levelname)s %(name)s %(message)s
 """
 
 
+def local_permissions(user: str) -> dict[str, list[str]]:
+    """What role kinto and the first boot give the agent on the bucket of its local Kinto."""
+    return {
+        "read": ["system.Everyone", f"account:{user}"],
+        "collection:create": [f"account:{user}"],
+    }
+
+
 class KintoError(Exception):
     """Kinto can't be run; the text ends with the last lines of its log."""
 
@@ -110,8 +119,8 @@ class Kinto:
         self.url = f"http://127.0.0.1:{self.port}/v1"
         self._in_memory = storage_url is None
         self._settings = _SETTINGS | self._backend(storage_url, memcached) | dict(settings or {})
-        self._settings["kinto.userid_hmac_secret"] = secrets.token_hex(16)
-        self._process: subprocess.Popen[bytes] | None = None
+        self._settings.setdefault("kinto.userid_hmac_secret", secrets.token_hex(16))
+        self._process: Process | None = None
         self._prepared = False
         directory.mkdir(parents=True, exist_ok=True)
 
@@ -141,8 +150,8 @@ class Kinto:
     @property
     def pid(self) -> int | None:
         """The process's id while it runs."""
-        running = self._process is not None and self._process.poll() is None
-        return self._process.pid if running and self._process is not None else None
+        process = self._process
+        return process.pid if process is not None and process.running() else None
 
     def start(self) -> None:
         """Starts the process and waits until its heartbeat is good.
@@ -161,13 +170,13 @@ class Kinto:
 
     def launch(self) -> None:
         """Starts the process without waiting for it; `start` must have run once before."""
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [*_COMMAND, "start", "--ini", str(self._ini), "--port", str(self.port)],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment(),
-                # A Ctrl-C at the terminal is for the rig, which ends its processes in order.
-                start_new_session=True,
-            )  # fmt: skip
+        self._process = Process(
+            [*_COMMAND, "start", "--ini", str(self._ini), "--port", str(self.port)],
+            self.log,
+            environment=self._environment(),
+            # A Ctrl-C at the terminal is for the rig, which ends its processes in order.
+            own_session=True,
+        )
 
     def wait_ready(self, timeout_s: float = _START_S) -> None:
         """Waits until `/v1/__heartbeat__` is 200.
@@ -177,7 +186,7 @@ class Kinto:
         """
         deadline = time.monotonic() + timeout_s
         while not self.healthy():
-            if self._process is None or self._process.poll() is not None:
+            if self._process is None or not self._process.running():
                 raise KintoError(f"Kinto '{self.name}' ended while it started:\n{self._log_tail()}")
             if time.monotonic() >= deadline:
                 raise KintoError(
@@ -201,6 +210,18 @@ class Kinto:
         """Ends the process in order."""
         self._end(signal.SIGTERM)
 
+    def freeze(self) -> None:
+        """SIGSTOP, if it runs: it accepts connections, and nothing answers."""
+        self._send(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Lets it go on after `freeze`."""
+        self._send(signal.SIGCONT)
+
+    def _send(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.send(number)
+
     def restart(self) -> None:
         """Starts it again on the same port, after ending it if it still runs."""
         self.terminate()
@@ -219,25 +240,14 @@ class Kinto:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _end(self, with_signal: signal.Signals) -> None:
         process, self._process = self._process, None
         if process is None:
             return
-        with suppress(ProcessLookupError):
-            process.send_signal(with_signal)
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        process.end(with_signal, 10)
 
     def client(self, user: str = "admin", password: str | None = None) -> Any:
         """A kinto-http client for a user; for the administrator when none is given."""
@@ -255,7 +265,7 @@ class Kinto:
         self.create_account(user, password)
         admin = self.client()
         admin.create_bucket(id=bucket, if_not_exists=True)
-        admin.patch_bucket(id=bucket, permissions={"collection:create": [f"account:{user}"]})
+        admin.patch_bucket(id=bucket, permissions=local_permissions(user))
 
     def provision_hub(
         self, publisher: str, password: str, dev_ids: Iterable[str], bucket: str = BUCKET
@@ -283,6 +293,8 @@ class Kinto:
             "host": "127.0.0.1",
             "port": str(self.port),
             "threads": "4",
+            # As on a hub, whose nginx keeps more than waitress's 100.
+            "connection_limit": "1000",
         }
         text = "".join(
             f"[{section}]\n" + "".join(f"{key} = {value}\n" for key, value in lines.items())
@@ -295,18 +307,25 @@ class Kinto:
     def _run(self, *arguments: str) -> None:
         done = subprocess.run(
             [*_COMMAND, *arguments, "--ini", str(self._ini)],
-            check=False, stdin=subprocess.DEVNULL, capture_output=True, env=self._environment(),
+            check=False,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            env={
+                name: value
+                for name, value in {**os.environ, **self._environment()}.items()
+                if value is not None
+            },
         )  # fmt: skip
         if done.returncode != 0:
             said = (done.stdout + done.stderr).decode(errors="replace")
             raise KintoError(f"'kinto {arguments[0]}' for '{self.name}' failed:\n{said}")
 
-    def _environment(self) -> dict[str, str]:
+    def _environment(self) -> dict[str, str | None]:
         # A KINTO_… variable of the caller's shell would override the ini file.
-        kept = {key: value for key, value in os.environ.items() if not key.startswith("KINTO_")}
-        return kept | {
+        return {
+            **dict.fromkeys(name for name in os.environ if name.startswith("KINTO_")),
             "KINTO_INI": str(self._ini),
-            "PYTHONPATH": str(_AGENT_FOLDER),
+            "PYTHONPATH": f"{_AGENT_FOLDER}:{_PLUGIN_FOLDER}",
             "PYTHONWARNINGS": "ignore",
         }
 

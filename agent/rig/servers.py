@@ -13,35 +13,28 @@ import secrets
 import shutil
 import signal
 import subprocess
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Self
+from typing import Self
 
 import psycopg2
 import psycopg2.extensions
 
 from rig import reserve_port
+from rig.processes import (
+    ADMIN,
+    MissingProgramError,
+    Process,
+    alive,
+    children,
+    program,
+    run_directory,
+    sweep,
+    unprivileged,
+)
 from rig.wait import wait_until
 
-_PREFIX = "unisat-rig-"
 _DEBIAN_POSTGRESQL = Path("/usr/lib/postgresql")
-_ADMIN = "postgres"
-
-
-class MissingProgramError(RuntimeError):
-    """A program of the system that the rig needs is not installed."""
-
-
-def program(name: str) -> str:
-    """The path of a program of the system.
-
-    Raises:
-        MissingProgramError: with the Debian package to install.
-    """
-    if found := shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"):
-        return found
-    raise MissingProgramError(f"{name} is not installed: sudo apt-get install {name}")
 
 
 def postgresql_bin() -> Path:
@@ -60,85 +53,6 @@ def postgresql_bin() -> Path:
             f"no PostgreSQL server under {_DEBIAN_POSTGRESQL}: sudo apt-get install postgresql"
         )
     return max(majors, key=lambda entry: int(entry.parent.name))
-
-
-def sweep() -> None:
-    """Removes the directories of runs whose process is gone."""
-    for directory in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        pid = directory.name.removeprefix(_PREFIX).split("-")[0]
-        if pid.isdigit() and not Path("/proc", pid).exists():
-            shutil.rmtree(directory, ignore_errors=True)
-
-
-def run_directory() -> Path:
-    """A fresh directory that every user may enter, swept by a later run if this one dies."""
-    directory = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
-    directory.chmod(0o755)
-    return directory
-
-
-def children(pid: int) -> list[int]:
-    """The direct children of a process; empty when it is gone."""
-    found: list[int] = []
-    for task in Path("/proc", str(pid), "task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            found += [int(word) for word in task.read_text().split()]
-    return found
-
-
-def _unprivileged(pdeathsig: str) -> list[str]:
-    """Words to put before a command so that it isn't root and doesn't outlive this process."""
-    words = [program("setpriv"), "--pdeathsig", pdeathsig]
-    if os.geteuid() == 0:
-        words += [f"--reuid={_ADMIN}", f"--regid={_ADMIN}", "--init-groups"]
-    return [*words, "--"]
-
-
-class Process:
-    """One program as a child process with its output in a file."""
-
-    def __init__(
-        self, command: list[str], log: Path, *, environment: Mapping[str, str] | None = None
-    ) -> None:
-        self.log = log
-        self._output: IO[bytes] = log.open("ab")
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=self._output,
-            stderr=subprocess.STDOUT,
-            cwd=log.parent,
-            env={**os.environ, **(environment or {})},
-        )
-
-    @property
-    def pid(self) -> int:
-        """The process id."""
-        return self._process.pid
-
-    def running(self) -> bool:
-        """Whether it has not ended."""
-        return self._process.poll() is None
-
-    def end(self, number: signal.Signals, deadline_s: float = 30.0) -> int:
-        """Sends a signal and waits for the end; SIGKILL when the deadline has passed.
-
-        Returns:
-            The exit code, negative for a signal.
-        """
-        if self.running():
-            self._process.send_signal(number)
-        try:
-            self._process.wait(deadline_s)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._output.close()
-        return self._process.returncode
-
-    def tail(self) -> str:
-        """The end of its output, for error messages."""
-        return self.log.read_text(errors="replace")[-2000:]
 
 
 class Postgres:
@@ -160,7 +74,7 @@ class Postgres:
         self._databases = 0
         if os.geteuid() == 0:
             try:
-                account = pwd.getpwnam(_ADMIN)
+                account = pwd.getpwnam(ADMIN)
             except KeyError:
                 raise MissingProgramError(
                     "no system user postgres: sudo apt-get install postgresql"
@@ -181,10 +95,10 @@ class Postgres:
         password_file.chmod(0o644)  # its directory goes away with the cluster; initdb isn't root
         subprocess.run(
             [
-                *_unprivileged("KILL"),
+                *unprivileged("KILL"),
                 str(self._bin / "initdb"),
                 *("--pgdata", str(self.directory / "data")),
-                *("--username", _ADMIN, "--pwfile", str(password_file)),
+                *("--username", ADMIN, "--pwfile", str(password_file)),
                 *("--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C.UTF-8"),
                 "--no-sync",
             ],
@@ -207,7 +121,7 @@ class Postgres:
         }
         process = Process(
             [
-                *_unprivileged("INT"),
+                *unprivileged("INT"),
                 str(self._bin / "postgres"),
                 *("-D", str(self.directory / "data")),
                 *(word for name, value in settings.items() for word in ("-c", f"{name}={value}")),
@@ -245,12 +159,27 @@ class Postgres:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         wait_until(
-            lambda: not any(_alive(pid) for pid in backends), 10, "PostgreSQL's backends to end"
+            lambda: not any(alive(pid) for pid in backends), 10, "PostgreSQL's backends to end"
         )
         self._process = None
 
+    def freeze(self) -> None:
+        """SIGSTOP to all of it: connections stay open, and nothing answers."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Lets it go on after `freeze`."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            for pid in (self._process.pid, *children(self._process.pid)):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+
     def close(self) -> None:
         """Stops it and removes all of it."""
+        self.thaw()
         self.stop()
         self._holder.close()
         shutil.rmtree(self.directory, ignore_errors=True)
@@ -263,7 +192,7 @@ class Postgres:
     def url(self, database: str) -> str:
         """The address of a database, through the Unix socket."""
         return (
-            f"postgresql://{_ADMIN}:{self._password}@/{database}"
+            f"postgresql://{ADMIN}:{self._password}@/{database}"
             f"?host={self.directory}&port={self.port}"
         )
 
@@ -301,15 +230,6 @@ class Postgres:
                 cursor.execute(statement)
 
 
-def _alive(pid: int) -> bool:
-    """Whether a process exists and is not a zombie that someone else has to collect."""
-    try:
-        state = Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
-
-
 class Memcached:
     """A memcached on a loopback port.
 
@@ -341,7 +261,7 @@ class Memcached:
         """Starts it and waits until it listens."""
         process = Process(
             [
-                *_unprivileged("KILL"),
+                *unprivileged("KILL"),
                 self._program,
                 *("-l", "127.0.0.1", "-p", str(self.port), "-U", "0", "-m", "32"),
             ],

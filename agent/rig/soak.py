@@ -2,6 +2,7 @@
 
     make soak ARGS="--scale 0.01"                  # a hundredth of everything
     make soak ARGS="--only agent --scale 0.1"
+    make soak ARGS="--only random --seed 7"        # the moments of an earlier run
 
 Every round flies a fresh satellite, breaks one thing again and again, and ends with the judge and
 one fresh package. Prints a table at the end; exit code 1 when anything was lost or doubled.
@@ -19,9 +20,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rig import faults
+from rig import faults, schedule
+from rig.kintos import Kintos
+from rig.satellite import Satellite
 from rig.servers import Memcached, Postgres
-from rig.station import Kintos, Satellite, Station
+from rig.station import Station
 from rig.valve import Mode
 
 FAULTS_A_ROUND = 25
@@ -41,12 +44,14 @@ class Kind:
         fault: Does it once; may return seconds that are worth telling.
         spool_mb: Of the station, where the fault is about its disk.
         clock: Whether the agent's wall clock is a fake one.
+        a_round: So many before all is delivered and judged.
     """
 
     count: int
     fault: Fault
     spool_mb: int | None = None
     clock: bool = False
+    a_round: int = FAULTS_A_ROUND
 
 
 @dataclass(slots=True)
@@ -77,6 +82,14 @@ def _step_clock(station: Station, _: Satellite, rng: random.Random) -> None:
     faults.step_clock(station, faults.FakeClock(station.directory), rng)
 
 
+def _everything(station: Station, _: Satellite, rng: random.Random) -> None:
+    troubles = schedule.schedule(rng)
+    try:
+        schedule.run(station, troubles)
+    except AssertionError as error:
+        raise AssertionError(f"{error}; of {'; '.join(map(str, troubles))}") from error
+
+
 KINDS: Mapping[str, Kind] = {
     "agent": Kind(1000, lambda station, _, rng: faults.kill_agent(station, rng)),
     "local": Kind(100, lambda station, _, rng: faults.kill_kinto(station, rng, station.local)),
@@ -89,6 +102,7 @@ KINDS: Mapping[str, Kind] = {
     "unplug": Kind(500, faults.replug),
     "full-disk": Kind(50, lambda station, _, rng: faults.fill_disk(station, rng), spool_mb=6),
     "clock": Kind(50, _step_clock, clock=True),
+    "random": Kind(60, _everything, a_round=5),
 }
 
 
@@ -105,7 +119,7 @@ def soak(name: str, kind: Kind, count: int, kintos: Kintos, seed: int) -> Figure
         station.start_agent(environment=clock.environment if clock else None)
         try:
             while figures.done < count:
-                _round(station, kind, min(FAULTS_A_ROUND, count - figures.done), rng, figures)
+                _round(station, kind, min(kind.a_round, count - figures.done), rng, figures)
                 _say(f"{name}: {figures.done} of {count}, {figures.sent} packages, "
                      f"{figures.lost} lost, {figures.duplicates} doubled")  # fmt: skip
         except AssertionError as error:
@@ -164,22 +178,25 @@ def main() -> int:
     parser.add_argument(
         "--only", action="append", choices=list(KINDS), help="this kind; repeatable"
     )
-    parser.add_argument("--seed", type=int, default=1, help="of the random moments (1)")
+    parser.add_argument("--seed", type=int, help="of the random moments (a new one, which it says)")
     args = parser.parse_args()
+    seed = args.seed if args.seed is not None else random.SystemRandom().randrange(2**31)
+    _say(f"seed {seed}")
     found: dict[str, Figures] = {}
     try:
         with (
             tempfile.TemporaryDirectory(prefix="unisat-soak-") as scratch,
             Postgres() as postgres,
+            Postgres() as hub_postgres,
             Memcached() as memcached,
-            Kintos(Path(scratch), postgres, memcached) as kintos,
+            Kintos(Path(scratch), postgres, memcached, hub_postgres) as kintos,
         ):
             for name in args.only or KINDS:
                 count = max(1, math.ceil(KINDS[name].count * args.scale))
-                found[name] = soak(name, KINDS[name], count, kintos, args.seed)
+                found[name] = soak(name, KINDS[name], count, kintos, seed)
     except KeyboardInterrupt:
         _say("stopped")
-    print(table(found))
+    print(f"seed {seed}\n{table(found)}")
     bad = any(
         figures.failures
         or figures.lost

@@ -10,194 +10,41 @@
 
 Everything is a process of its own, as on a host: a satellite (`unisat-agent simulate`) on a pty
 behind a symlink, the agent, and two Kintos on databases of their own; the hub behind a valve.
-
-What the judge demands
-----------------------
-A package is *committed* once it is in the agent's spool; before that it is bytes on a line, and
-dies with whoever has read them. So a kill -9 of the agent may cost packages that were sent and not
-yet committed, and nothing else. At each kill the station copies the dead agent's spool and looks up
-the last package in it. Excused are then exactly the packages that the satellite had sent (its
-journal says which) *after* that one up to the kill, and the one on the line at that moment. The
-agent reads and commits within milliseconds, so that is none or one; `Judgement.excused` says how
-many were really missing, and the tests bound it. Nothing else is excused by a kill, least of all a
-package that the spool had.
-
-A satellite's own faults (garbage, half packages, a pulled cable) are in its journal: each package
-must be stored, must not be stored, or was on the line when the cable was pulled.
-
-Beyond the journal, and independent of it, both Kintos must hold the same records with the same
-content, and of each of the agent's epochs every seq from 1 up to the last one exactly once: a
-record that was committed and vanished leaves a gap.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
-import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
 from rig import reserve_port
-from rig.judge import Key, Record, Verdict, judge, read_journal, read_records
+from rig.agent_config import write_config
+from rig.judge import Key, Record, judge, read_records
 from rig.kinto import Kinto
-from rig.servers import Memcached, Postgres, Process, program
+from rig.kintos import Kintos
+from rig.oracle import Judgement, OracleError, gaps, unequal
+from rig.processes import Process, program
+from rig.satellite import Satellite, launch
+from rig.small_disk import SmallDisk
+from rig.spools import last_row
 from rig.valve import Valve
 from rig.wait import wait_until
-from unisat_agent.satellite import Entry
+from unisat_agent.simulator.satellite import SERIAL_NUMBER, Entry
 
-SIGNAL_UNPLUG = signal.SIGUSR1
-SIGNAL_PLUG = signal.SIGUSR2
-_AGENT_FOLDER = Path(__file__).parent.parent
 _START_S = 60.0
 HUB_PASSWORD = "hub-secret"
 _LOCAL_PASSWORD = "local-secret"
-_BY_THE_SERVER = {"last_modified", "schema"}
-
-
-class OracleError(AssertionError):
-    """What arrived is not what was sent."""
-
-
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """The journal's verdict and what was found beside it.
-
-    Attributes:
-        verdict: the comparison with the journal.
-        excused: packages that were missing and were not committed when the agent was killed.
-        problems: a sentence for everything else that is wrong.
-    """
-
-    verdict: Verdict
-    excused: int
-    problems: tuple[str, ...]
-
-    @property
-    def good(self) -> bool:
-        """Whether nothing is lost, doubled, changed or left over."""
-        return self.verdict.good and not self.problems
-
-    def insist(self) -> None:
-        """Raises an OracleError where it is not good."""
-        if not self.good:
-            reasons = [self.verdict.reason(), *self.problems]
-            raise OracleError(f"{self.verdict}: " + "; ".join(filter(None, reasons)))
-
-
-@dataclass(slots=True)
-class Satellite:
-    """A running `unisat-agent simulate`.
-
-    Attributes:
-        devices: its devIDs, used by no other satellite of the station.
-        journal: what it sent.
-        excused: packages that a kill of the agent may have cost.
-    """
-
-    devices: tuple[str, ...]
-    journal: Path
-    process: Process
-    excused: set[Key] = field(default_factory=set)
-
-    def entries(self) -> dict[Key, Entry]:
-        """The journal so far, in the order of sending."""
-        return read_journal(self.journal) if self.journal.exists() else {}
-
-    def signal(self, number: signal.Signals) -> None:
-        """SIGNAL_UNPLUG or SIGNAL_PLUG."""
-        os.kill(self.process.pid, number)
-
-
-class Kintos:
-    """A local Kinto and a hub on databases of their own; a context manager that starts them.
-
-    They take seconds to start, so stations follow one another on the same two, each with a bucket
-    of its own.
-    """
-
-    def __init__(self, directory: Path, postgres: Postgres, memcached: Memcached) -> None:
-        self.postgres = postgres
-        self.databases = {name: postgres.new_database() for name in ("local", "hub")}
-        self.local, self.hub = (
-            Kinto(
-                directory,
-                name,
-                storage_url=postgres.url(database),
-                memcached=memcached.address,
-                # Lets a test make a hub refuse records.
-                settings={"kinto.experimental_collection_schema_validation": "true"},
-            )
-            for name, database in self.databases.items()
-        )
-        self._stations = 0
-
-    def __enter__(self) -> Self:
-        try:
-            with ThreadPoolExecutor(2) as pool:
-                list(pool.map(Kinto.start, (self.local, self.hub)))
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Ends both and drops their databases."""
-        for kinto in (self.local, self.hub):
-            kinto.close()
-        if self.postgres.running:
-            for database in self.databases.values():
-                self.postgres.drop_database(database)
-
-    def mend(self) -> None:
-        """Starts again what a failed test left dead."""
-        if not self.postgres.running:
-            self.postgres.start()
-        for kinto in (self.local, self.hub):
-            if not kinto.healthy():
-                kinto.restart()
-
-    def new_bucket(self) -> str:
-        """The name of a bucket that no station has had."""
-        self._stations += 1
-        return f"telemetry{self._stations}"
-
-    @contextlib.contextmanager
-    def stopped(self, kinto: Kinto) -> Iterator[str]:
-        """Ends one of the Kintos for the block, which gets the name of its database."""
-        kinto.terminate()
-        yield self.databases[kinto.name]
-        kinto.launch()
-        kinto.wait_ready()
-
-    def snapshot(self, kinto: Kinto) -> str:
-        """A backup of a Kinto's database: the name of a copy, to give to `restore`."""
-        with self.stopped(kinto) as database:
-            return self.postgres.new_database(template=database)
-
-    def restore(self, kinto: Kinto, copy: str) -> None:
-        """Puts a Kinto's database back to a `snapshot`, which is used up."""
-        with self.stopped(kinto) as database:
-            self.postgres.drop_database(database)
-            self.postgres.new_database(database, template=copy)
-            self.postgres.drop_database(copy)
 
 
 class Station:
@@ -220,7 +67,6 @@ class Station:
     ) -> None:
         self.directory = directory
         self.kintos = kintos
-        self.postgres = kintos.postgres
         self.local, self.hub = kintos.local, kintos.hub
         self.bucket = kintos.new_bucket()
         self.valve = Valve("127.0.0.1", self.hub.port)
@@ -280,20 +126,10 @@ class Station:
             "clock": {"synchronised": str(self.clock_flag)},
             "status": {"listen": f"127.0.0.1:{self._status_port}"},
         }
-        for name, secret in (("local", _LOCAL_PASSWORD), ("hub", HUB_PASSWORD)):
-            file = self.directory / f"{name}.password"
-            file.touch(mode=0o600)
-            file.write_text(secret)
-            tables[name]["password_file"] = str(file)
         for name, entries in self._changes.items():
             tables[name].update(entries)
-        # JSON's strings, numbers, booleans and lists of strings are TOML's as well.
-        lines = (
-            f"[{name}]\n"
-            + "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items())
-            for name, table in tables.items()
-        )
-        self.config_file.write_text("\n".join(lines))
+        passwords = {"local": _LOCAL_PASSWORD, "hub": HUB_PASSWORD}
+        write_config(self.config_file, tables, passwords)
         self.clock_flag.touch()
 
     def agent_command(self, *words: str) -> list[str]:
@@ -342,7 +178,7 @@ class Station:
         return seconds
 
     def kill_agent(self, *, examine: bool = True) -> None:
-        """Kill -9, and a look into the spool it leaves (see the module's text)."""
+        """Kill -9, and a look into the spool it leaves (see rig/oracle.py)."""
         if self.agent is None:
             return
         process, self.agent = self.agent, None
@@ -352,21 +188,10 @@ class Station:
 
     def _excuse_uncommitted(self) -> None:
         flying = [satellite for satellite in self.satellites if satellite.process.running()]
-        if not flying:
-            return
-        last = self.last_committed()
-        for satellite in flying:
-            keys = list(satellite.entries())
-            # A package that the spool does not know may be followed by one whose journal line is
-            # not written yet: the satellite writes it after the bytes.
-            following = keys[keys.index(last) + 1 :] if last in keys else keys
-            satellite.excused.update(following)
-            if keys:
-                position = satellite.devices.index(keys[-1][0])
-                wrapped = position + 1 == len(satellite.devices)
-                satellite.excused.add(
-                    (satellite.devices[0 if wrapped else position + 1], keys[-1][1] + wrapped)
-                )
+        if flying:
+            last = self.last_committed()
+            for satellite in flying:
+                satellite.excuse_after(last)
 
     def last_committed(self) -> Key | None:
         """The package committed last, from a copy of a dead agent's spool."""
@@ -380,17 +205,7 @@ class Station:
         return found[1]
 
     def _last_row(self) -> tuple[str, dict[str, Any]] | None:
-        folder = self._disk.outside() if self._disk else self.spool.parent
-        with tempfile.TemporaryDirectory() as scratch:
-            for file in folder.glob("spool.db*"):
-                shutil.copy(file, scratch)
-            if not (copy := Path(scratch, "spool.db")).exists():
-                return None
-            with contextlib.closing(sqlite3.connect(copy)) as database:
-                found = database.execute(
-                    "SELECT dev_id, payload FROM package WHERE seq > 0 ORDER BY seq DESC LIMIT 1"
-                ).fetchone()
-        return None if found is None else (found[0], json.loads(found[1]))
+        return last_row(self._disk.outside() if self._disk else self.spool.parent)
 
     def cli(self, *words: str, deadline_s: float = 60.0) -> subprocess.CompletedProcess[str]:
         """Runs a command of the agent's program to its end."""
@@ -404,7 +219,7 @@ class Station:
         )
 
     def get(self, path: str) -> str:
-        """An answer of the agent's HTTP face."""
+        """An answer of the agent's status server."""
         url = f"http://127.0.0.1:{self._status_port}{path}"
         try:
             with urllib.request.urlopen(url, timeout=10) as answer:
@@ -487,32 +302,19 @@ class Station:
         number = len(self.satellites) + 1
         names = tuple(f"sat{number}-{index}" for index in range(1, devices + 1))
         self.provision_hub(*names)
-        journal = self.directory / f"journal{number}"
-        words = ["--link", str(self.link), "--journal", str(journal), "--seed", str(seed)]
-        words += ["--devices", ",".join(names), "--interval", str(interval_s)]
-        words += ["--count", str(count)] if count is not None else []
-        words += ["--faults", ",".join(faults)] if faults else []
-        process = Process(
-            [
-                *(program("setpriv"), "--pdeathsig", "KILL", "--"),
-                *(sys.executable, "-m", "unisat_agent", "simulate", *words),
-            ],
-            self.directory / f"satellite{number}.log",
+        satellite = launch(
+            self.directory,
+            number,
+            self.link,
+            names,
+            interval_s,
+            count=count,
+            seed=seed,
+            faults=faults,
         )
-        satellite = Satellite(names, journal, process)
         self.satellites.append(satellite)
-        try:
-            wait_until(
-                lambda: self.link.exists() or not process.running(), 30, "the satellite's line"
-            )
+        with satellite.flying(self.link, to_the_end=count is not None):
             yield satellite
-            if count is not None:
-                wait_until(lambda: not process.running(), 600, "the satellite to have sent all")
-        except BaseException:
-            process.end(signal.SIGKILL)
-            raise
-        if process.end(signal.SIGTERM) != 0:
-            raise OracleError(f"the satellite failed: {process.tail()}")
 
     # The end of a round
 
@@ -560,17 +362,21 @@ class Station:
         for key in missing:
             journal[key] = replace(journal[key], expected=None, fault="agent killed")
         return Judgement(
-            judge(journal, local, hub), len(missing), (*_unequal(local, hub), *_gaps(local, hub))
+            judge(journal, local, hub), len(missing), (*unequal(local, hub), *gaps(local, hub))
         )
 
     def send_fresh_package(self) -> None:
-        """One package of a fresh device must arrive in both Kintos: it is alive, not only right."""
+        """Packages of a fresh device must arrive in both Kintos: it is alive, not only right.
+
+        Two, for the first is delivered with the second.
+        """
         if self.agent is None:
             self.start_agent(wait=False)
-        with self.satellite(devices=1, count=1) as fresh:
+        with self.satellite(devices=1, count=2) as fresh:
+            wanted = (fresh.devices[0], 2)
             self.wait_status(
-                lambda status: (status["last_record"] or {}).get("devID") == fresh.devices[0],
-                "the fresh package to be committed",
+                lambda status: _identity(status["last_record"] or {}) == wanted,
+                "the fresh packages to be committed",
             )
         self.drain()
 
@@ -582,72 +388,8 @@ class Station:
         return judgement
 
 
-def _unequal(local: Sequence[Record], hub: Sequence[Record]) -> Iterator[str]:
-    """Records that only one has, or that differ, in their times as well."""
-    kept: list[dict[str, Record]] = [
-        {r["id"]: {k: v for k, v in r.items() if k not in _BY_THE_SERVER} for r in records}
-        for records in (local, hub)
-    ]
-    for name, only in (
-        ("locally", kept[0].keys() - kept[1].keys()),
-        ("on the hub", kept[1].keys() - kept[0].keys()),
-    ):
-        if only:
-            yield f"{len(only)} records are only {name}"
-    different = [name for name in kept[0].keys() & kept[1].keys() if kept[0][name] != kept[1][name]]
-    if different:
-        name = different[0]
-        yield f"{len(different)} differ, as {kept[0][name]} and {kept[1][name]}"
-
-
-def _gaps(local: Sequence[Record], hub: Sequence[Record]) -> Iterator[str]:
-    """Seqs that are missing below the highest of their epoch, or are there twice."""
-    for place, records in (("local", local), ("hub", hub)):
-        counts = Counter((r["epoch"], r["seq"]) for r in records)
-        for epoch in {epoch for epoch, _ in counts}:
-            have = [seq for name, seq in counts if name == epoch]
-            absent = sorted(set(range(1, max(have) + 1)) - set(have))
-            if absent:
-                yield f"{place}: seqs {absent[:5]} of {len(absent)} are missing"
-        twice = [key for key, count in counts.items() if count > 1]
-        if twice:
-            yield f"{place}: {len(twice)} seqs are there twice, as {twice[0]}"
+def _identity(record: Record) -> tuple[object, object]:
+    return record.get("devID"), record.get(SERIAL_NUMBER)
 
 
 MakeStation = Callable[..., Station]
-
-
-class SmallDisk:
-    """A tmpfs of a given size in a mount namespace of its own, gone with its keeper process."""
-
-    def __init__(self, directory: Path, megabytes: int) -> None:
-        if os.geteuid() != 0:
-            raise PermissionError("a small disk for the spool can only be mounted by root")
-        directory.mkdir()
-        self._directory = directory
-        mount = f"mount -t tmpfs -o size={megabytes}m,mode=0755 unisat-rig '{directory}'"
-        self._keeper = subprocess.Popen(
-            [
-                *(program("setpriv"), "--pdeathsig", "KILL", "--"),
-                *(program("unshare"), "--mount", "--propagation", "private", "--"),
-                *("sh", "-c", f"{mount} && echo mounted && exec sleep infinity"),
-            ],
-            stdout=subprocess.PIPE,
-        )
-        assert self._keeper.stdout is not None
-        if self._keeper.stdout.readline() != b"mounted\n":
-            raise RuntimeError(f"can't mount a tmpfs on {directory}")
-
-    def inside(self, command: Sequence[str]) -> list[str]:
-        """The command as it runs with the disk mounted."""
-        namespace = f"--mount=/proc/{self._keeper.pid}/ns/mnt"
-        return [program("nsenter"), namespace, "--wdns=/", "--", *command]
-
-    def outside(self) -> Path:
-        """The disk's directory as this process reaches it."""
-        return Path(f"/proc/{self._keeper.pid}/root{self._directory}")
-
-    def close(self) -> None:
-        """Ends the keeper: with the last process inside, the disk goes."""
-        self._keeper.kill()
-        self._keeper.communicate()

@@ -144,14 +144,23 @@ class Valve:
             self._forget(target_writer)
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Carries bytes one way until the end of the stream, and hands that end on."""
+        """Carries bytes one way until the end of the stream, and hands that end on, as it came."""
         with suppress(OSError):
-            while data := await reader.read(_READ_BYTES):
+            while data := await self._read(reader, writer):
                 if self.mode is not Mode.BLACK_HOLE:
                     writer.write(data)
                     await writer.drain()
             if self.mode is not Mode.BLACK_HOLE and writer.can_write_eof():
                 writer.write_eof()
+
+    async def _read(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+        try:
+            return await reader.read(_READ_BYTES)
+        except ConnectionResetError:
+            # As of a server that was killed with a request unread: else it looks like silence.
+            if self.mode is not Mode.BLACK_HOLE:
+                _reset(writer)
+            raise
 
     def _forget(self, writer: asyncio.StreamWriter) -> None:
         self._writers.discard(writer)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -12,14 +14,19 @@ import pytest
 
 from rig import reserve_port
 from rig.cable import Cable
-from rig.scripted import CLOSE, PORTAL, Reply, ScriptedServer
-from unisat_agent import check as checking
-from unisat_agent import cli, ports
+from rig.replies import CLOSE, PORTAL, Reply
+from rig.scripted import ScriptedServer
+from unisat_agent.cli import check as checking
+from unisat_agent.cli import main as cli
+from unisat_agent.cli import ports as cli_ports
 from unisat_agent.clock import ClockState
-from unisat_agent.config import PortSettings
+from unisat_agent.config.model import PortSettings
 from unisat_agent.record import Stamp
-from unisat_agent.spool import Spool
-from unisat_agent.spool_file import SINKS
+from unisat_agent.serial import ports
+from unisat_agent.spool.quarantine import Quarantined
+from unisat_agent.spool.queue import Spool
+from unisat_agent.spool.repair import Salvage, open_spool
+from unisat_agent.spool.schema import SINKS
 
 PACKAGE = b"\r\ndevID=u01\r\npm25=4\r\n\r\n"
 
@@ -100,14 +107,16 @@ def desk(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
     with tempfile.TemporaryDirectory() as name, ScriptedServer() as a, ScriptedServer() as b:
         for server in (a, b):
-            server.tree = {"telemetry": {"u01": {}}}
+            server.kinto.tree = {"telemetry": {"u01": {}}}
         made = Desk(Path(name), capsys, [a, b])
         yield made
         made.close()
 
 
 class TestUsage:
-    @pytest.mark.parametrize("words", [[], ["nonsense"], ["spool"], ["dead", "retry", "x"]])
+    @pytest.mark.parametrize(
+        "words", [[], ["nonsense"], ["spool"], ["dead", "retry", "x"], ["dead", "drop"]]
+    )
     def test_wrong_command_line_is_2(self, desk: Desk, words: list[str]) -> None:
         with pytest.raises(SystemExit) as caught:
             desk.run(*words)
@@ -129,7 +138,7 @@ class TestUsage:
         def interrupted(*_: object) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(cli, "list_ports", interrupted)
+        monkeypatch.setattr(cli_ports, "list_ports", interrupted)
         assert desk.run("ports")[0] == 130
 
 
@@ -139,6 +148,15 @@ class TestRun:
         assert "another agent has this spool: stop it first" in desk.failing("run")
         spool.close()
 
+    def test_spool_of_a_newer_agent(self, desk: Desk) -> None:
+        desk.fill(1)
+        with contextlib.closing(sqlite3.connect(desk.spool)) as db, db:
+            db.execute("PRAGMA user_version = 99")
+        for words in (["run"], ["spool", "check"], ["dead", "list"], ["quarantine", "list"]):
+            said = desk.failing(*words)
+            assert f"{desk.spool}: was written by a newer agent (schema 99, this one knows" in said
+            assert "install that version or a later one" in said
+
 
 class TestStatus:
     def test_no_agent_runs(self, desk: Desk) -> None:
@@ -147,8 +165,7 @@ class TestStatus:
 
 
 class TestPorts:
-    def test_each_port_is_described(self, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(cli, "DEFAULT_CANDIDATES", (str(desk.cable.name),))
+    def test_each_port_that_is_configured_is_described(self, desk: Desk) -> None:
         desk.cable.write(PACKAGE * 2)
         code, out, _ = desk.run("ports", "--listen", "1")
         assert code == 0
@@ -156,7 +173,7 @@ class TestPorts:
         assert str(desk.cable.name) in desk.run("ports", "--listen", "0")[1]
 
     def test_there_is_none(self, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(cli, "list_ports", lambda _: [])
+        monkeypatch.setattr(cli_ports, "list_ports", lambda _: [])
         assert desk.run("ports") == (1, "there is no serial port: plug the device in\n", "")
 
 
@@ -167,13 +184,25 @@ class TestSpool:
         assert code == 0
         assert "3 packages" in out
         assert "1 dead letters" in out
-        assert out.endswith(f"{desk.spool}: whole\n")
+        assert out.endswith(f"{desk.spool}: intact\n")
 
     def test_check_of_a_damaged_one(self, desk: Desk) -> None:
         desk.spool.write_bytes(b"no database" * 100)
         code, out, _ = desk.run("spool", "check")
         assert code == 1
         assert "DAMAGED: restart the agent, it sets the spool aside" in out
+
+    def test_check_of_wrong_counts_which_a_start_would_not_see(self, desk: Desk) -> None:
+        desk.fill(3)
+        with contextlib.closing(sqlite3.connect(desk.spool)) as db, db:
+            db.execute("UPDATE tally SET hub = 0")
+        code, out, _ = desk.run("spool", "check")
+        assert code == 1
+        assert "the count of hub is 0, but there are 3" in out
+        spool = open_spool(desk.spool, SINKS, "boot-a", 64 * 1024 * 1024)
+        Salvage(spool).run()
+        assert spool.pending("hub") == 3
+        spool.close()
 
     def test_none_yet(self, desk: Desk) -> None:
         for words in (["spool", "check"], ["spool", "export"], ["dead", "list"]):
@@ -188,10 +217,43 @@ class TestSpool:
         assert desk.run("spool", "export", "--output", str(file))[:2] == (0, "")
         assert len(file.read_text().splitlines()) == 4
 
+    def test_export_of_a_device_and_a_time(self, desk: Desk) -> None:
+        desk.fill(3)
+        export = ("spool", "export", "--format", "jsonl")
+        assert desk.run(*export, "--device", "u02")[1:] == ("", "0 records exported\n")
+        assert desk.run(*export, "--since", "2022-08-20", "--until", "2022-08-21")[2][0] == "3"
+        assert desk.run(*export, "--since", "2022-08-20 12:53:21")[2][0] == "0"
+        assert desk.run(*export, "--until", "2022-08-20T12:53:20+00:00")[2][0] == "0"
+
+    def test_discard_of_a_device_that_does_not_exist(self, desk: Desk) -> None:
+        desk.fill(3)
+        assert "the spool has no rows of u02" in desk.failing("spool", "discard", "u02")
+        assert desk.run("spool", "discard", "u01") == (0, "3 rows of u01 deleted\n", "")
+        assert desk.run("spool", "check")[0] == 0
+
+    def test_restore_of_a_file_that_is_not_there(self, desk: Desk) -> None:
+        missing = desk.folder / "missing.db"
+        assert f"{missing}: there is no such file" in desk.failing("spool", "restore", str(missing))
+
     def test_export_to_where_none_can_write(self, desk: Desk) -> None:
         desk.fill()
         said = desk.failing("spool", "export", "--output", str(desk.folder))
         assert "can't be written: Is a directory" in said
+
+
+class TestQuarantine:
+    def test_lines_with_port_reason_and_bytes(self, desk: Desk) -> None:
+        desk.fill(1)
+        assert desk.run("quarantine", "list") == (0, "quarantine is empty\n", "")
+        spool = Spool(desk.spool, SINKS, "boot", 1 << 24)
+        stamp = Stamp(1_661_000_000_000, 5_000, "boot", ClockState.SYNCED)
+        bad = [Quarantined("/dev/ttyUSB0", "bad_value", b"pm25=na\xff")]
+        spool.append("u01", "{}", stamp, bad)
+        spool.close()
+        line = "2022-08-20T12:53:20.000Z  /dev/ttyUSB0  bad value: pm25=na\\xff\n"
+        assert desk.run("quarantine", "list") == (0, line, "")
+        (found,) = desk.run("quarantine", "list", "--json", "--lines", "1")[1].splitlines()
+        assert json.loads(found)["reason"] == "bad_value"
 
 
 class TestDead:
@@ -206,10 +268,24 @@ class TestDead:
         assert out.splitlines()[0] == f"{first}  u01  2022-08-20T12:53:20.000Z  hub: 400 why"
         letters = [json.loads(line) for line in desk.run("dead", "list", "--json")[1].splitlines()]
         assert [x["record"]["id"] for x in letters] == [str(first), str(second)]
-        done = "1 dead letters will be delivered again\n"
+        done = "1 dead letter will be delivered again\n"
         assert desk.run("dead", "retry", str(second)) == (0, done, "")
-        assert desk.run("dead", "retry", str(second))[0] == 1, "there is no such any more"
+        assert f"no dead letter has the id {second}" in desk.failing("dead", "retry", str(second))
         assert desk.run("dead", "retry")[:2] == (0, done)
+
+    def test_export_and_drop(self, desk: Desk) -> None:
+        first, second, _ = desk.fill(3, refused=2)
+        file = desk.folder / "dead.jsonl"
+        code, out, err = desk.run("dead", "export", "--output", str(file))
+        assert (code, out, err) == (0, "", "2 dead letters exported\n")
+        letters = [json.loads(line) for line in file.read_text().splitlines()]
+        assert [x["record"]["id"] for x in letters] == [str(first), str(second)]
+        unknown = uuid.uuid4()
+        assert str(unknown) in desk.failing("dead", "drop", str(first), str(unknown))
+        assert desk.run("dead", "drop", str(first)) == (0, "1 dead letter given up\n", "")
+        assert str(second) in desk.run("dead", "list")[1]
+        assert desk.run("dead", "drop", "--all")[1] == "1 dead letter given up\n"
+        assert desk.run("dead", "list")[1] == "no dead letters\n"
 
 
 class TestReconcile:
@@ -220,14 +296,14 @@ class TestReconcile:
 
     def test_sink_out_of_reach(self, desk: Desk) -> None:
         desk.fill(1, refused=1)
-        desk.local.tree = {"telemetry": {"u01": {}}}
+        desk.local.kinto.tree = {"telemetry": {"u01": {}}}
         spool = Spool(desk.spool, SINKS, "boot", 1 << 24)
         spool.settle("local", [waiting.row for waiting in spool.take("local", "u01", 9)])
         spool.close()
         desk.hub.then(PORTAL, times=None)
-        code, out, _ = desk.run("reconcile")
+        code, out, err = desk.run("reconcile")
         assert code == 1
-        assert "hub: says no total for u01" in out
+        assert "not Kinto's JSON" in out + err
         desk.hub.forget_scripts()
         desk.hub.then(CLOSE, times=None)
         assert "Remote end closed connection" in desk.failing("reconcile")
@@ -287,9 +363,16 @@ class TestCheck:
         assert set(wrong) == {"hub"}
         assert "local" in well
 
+    def test_kinto_that_answers_503_names_the_part_that_is_down(self, desk: Desk) -> None:
+        desk.local.then(Reply(503), on="GET /v1/", times=None)
+        parts = {"storage": False, "permission": False, "cache": True}
+        desk.local.then(Reply(503, parts), on="GET /v1/__heartbeat__")
+        wrong = desk.check()[2]["local"]
+        assert "its database is down: sudo systemctl status postgresql" in wrong
+
     def test_collection_without_access(self, desk: Desk) -> None:
-        desk.hub.tree = {}
-        desk.local.tree = {}
+        desk.hub.kinto.tree = {}
+        desk.local.kinto.tree = {}
         _, well, wrong = desk.check()
         assert "the operator of the server must grant it" in wrong["hub u01"]
         assert well["local u01"] == "will be made with the first record"
@@ -299,7 +382,7 @@ class TestCheck:
         assert "is not synchronised" in desk.check()[2]["clock"]
 
     def test_disk(self, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(checking, "FREE_MIN_BYTES", 1 << 60)
+        monkeypatch.setattr(checking, "DISK_LOW_BYTES", 1 << 60)
         assert "free at least" in desk.check()[2]["disk"]
         desk.spool = desk.folder / "none" / "spool.db"
         desk.write()

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from unisat_agent.config import Config, PortSettings, SinkSettings, credentials_directory, load
+from unisat_agent.config.load import load
+from unisat_agent.config.model import Config, PortSettings, SinkSettings
+from unisat_agent.config.passwords import credentials_directory
 from unisat_agent.errors import ConfigError
 
 SECRET = "correct horse"
@@ -75,6 +77,9 @@ def test_little_is_needed(site: Site) -> None:
         clock_synchronised="kernel",
         hold_s=600.0,
         listen=("127.0.0.1", 8890),
+        keep_days=90.0,
+        keep_disk_percent=50.0,
+        delete_without_hub=False,
     )
     assert config.sinks == (config.local,)
 
@@ -86,6 +91,7 @@ def test_everything_can_be_said(site: Site) -> None:
         [station]
         name = "almaty"
         devices = ["u01kz", "u02-b_c"]
+        interval_s = 600
         [spool]
         path = "/data/spool.db"
         max_mb = 16
@@ -98,7 +104,11 @@ def test_everything_can_be_said(site: Site) -> None:
         stopbits = 1.5
         idle_s = 2
         [[serial]]
-        port = "socket://127.0.0.1:4000"
+        port = "rfc2217://127.0.0.1:4000"
+        protocol = "psott"
+        rtscts = true
+        xonxoff = true
+        dtr = false
         candidates = ["/dev/serial/by-id/*"]
         [local]
         url = "http://[::1]:8888/v1/"
@@ -113,6 +123,10 @@ def test_everything_can_be_said(site: Site) -> None:
         user = "almaty"
         password_file = "DIR/hub.password"
         ca_file = "DIR/ca.pem"
+        [retention]
+        days = 30
+        disk_percent = 25.5
+        delete_without_hub = true
         [clock]
         synchronised = "/run/clock-is-right"
         hold_s = 0
@@ -124,7 +138,14 @@ def test_everything_can_be_said(site: Site) -> None:
     assert config.devices == {"u01kz", "u02-b_c"}
     assert config.spool_max_bytes == 16 * 1024 * 1024
     assert config.ports[0] == PortSettings("/dev/ttyACM0", 115200, 7, "E", 1.5, 2.0)
-    assert config.ports[1].candidates == ("/dev/serial/by-id/*",)
+    assert config.interval_s == 600
+    assert config.ports[1] == PortSettings(
+        "rfc2217://127.0.0.1:4000",
+        candidates=("/dev/serial/by-id/*",),
+        rtscts=True,
+        xonxoff=True,
+        dtr=False,
+    )
     assert config.local == SinkSettings(
         "local", "http://[::1]:8888/v1", "other", SECRET, "sky", None, 1.0, 2.5, 100
     )
@@ -133,6 +154,11 @@ def test_everything_can_be_said(site: Site) -> None:
     assert config.sinks == (config.local, config.hub)
     assert (config.listen, config.hold_s) == (("127.0.0.2", 1), 0.0)
     assert config.notices == Path("/run/unisat/notices")
+    assert (config.keep_days, config.keep_disk_percent, config.delete_without_hub) == (
+        30.0,
+        25.5,
+        True,
+    )
 
 
 WRONG = {
@@ -171,6 +197,13 @@ WRONG = {
     "stopbits": ("[[serial]]\nstopbits = 1.2", "[[serial]] stopbits: must be 1, 1.5 or 2"),
     "idle": ("[[serial]]\nidle_s = 0", "[[serial]] idle_s: must be a number from 0.1 to 3600"),
     "patterns": ("[[serial]]\ncandidates = [1]", "[[serial]] candidates: must be a list of path"),
+    "protocol": ('[[serial]]\nprotocol = "nmea"', "[[serial]] protocol: must be one of psott,"),
+    "flag": ("[[serial]]\ndtr = 1", "[[serial]] dtr: must be true or false, without quotes"),
+    "interval": ("[station]\ninterval_s = -1", "[station] interval_s: must be a number from 0"),
+    "two autos": (
+        "[[serial]]\n[[serial]]\nbaud = 19200",
+        "[top level] serial: port auto is given twice: remove one of the [[serial]] tables",
+    ),
     "two ports": (
         '[[serial]]\nport = "/dev/a"\n[[serial]]\nport = "/dev/a"',
         "[top level] serial: port /dev/a is given twice: remove one of the [[serial]] tables",
@@ -280,11 +313,17 @@ class TestPassword:
         assert both.hub is not None
         assert both.hub.password == SECRET
 
-    def test_folder_of_credentials_is_systemd_s(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_folder_of_credentials_is_systemd_s_or_beside_the_configuration(
+        self, site: Site, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
-        assert credentials_directory() is None
+        assert credentials_directory(site.file) is None
+        beside = site.folder / "credentials"
+        beside.mkdir()
+        assert credentials_directory(site.file) == beside
         monkeypatch.setenv("CREDENTIALS_DIRECTORY", "/run/credentials/unisat-agent.service")
-        assert credentials_directory() == Path("/run/credentials/unisat-agent.service")
+        in_unit = Path("/run/credentials/unisat-agent.service")
+        assert credentials_directory(site.file) == in_unit
 
     def test_missing(self, site: Site) -> None:
         said = site.problem("")

@@ -11,20 +11,25 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 
-from rig.demo import RefusedError, Scene, Tally, only_demo
+from rig.demo.alone import only_demo
+from rig.demo.ending import RefusedError
+from rig.demo.screen import Scene, Tally
 from rig.wait import wait_until
-from unisat_agent.satellite import Entry
+from unisat_agent.simulator.satellite import Entry
 
 AGENT_FOLDER = Path(__file__).parent.parent
+WAIT_S = 60
 
 
 @contextmanager
@@ -127,7 +132,7 @@ def test_forever_tells_where_to_look_on_a_terminal_and_ctrl_c_cleans_up(tmp_path
 def test_a_taken_port_is_named(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        with demo(tmp_path, "--port", str(min(port, 65533))) as process:
+        with demo(tmp_path, "--port", str(min(port, 65531))) as process:
             said, complaint = process.communicate(timeout=30)
     assert process.returncode == 2
     assert complaint.startswith(f"demo: port {port} of 127.0.0.1 cannot be used")
@@ -178,3 +183,144 @@ def test_a_picture_needs_no_answer_of_the_agent() -> None:
     scene = Scene(time.monotonic())
     assert any("local" in line for line in scene.picture())
     assert "pending -" in scene.line()
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where a running demo can be reached."""
+
+    panel: str
+    status: str
+    hub: str
+    reader: tuple[str, str]
+
+    def press(self, name: str) -> None:
+        """Presses a button as a browser does."""
+        origin = self.panel.rstrip("/")
+        answer = requests.post(self.panel + name, headers={"Origin": origin}, timeout=10)
+        assert answer.status_code == 200, answer.text
+        assert answer.url == self.panel
+
+    def look(self) -> dict[str, Any]:
+        """The agent's status."""
+        status: dict[str, Any] = requests.get(self.status, timeout=10).json()
+        return status
+
+    def newest(self) -> dict[str, Any]:
+        """The newest record at the hub."""
+        answer = requests.get(
+            f"{self.hub}?_limit=1&_sort=-seq", auth=self.reader, timeout=10
+        ).json()
+        record: dict[str, Any] = answer["data"][0] if answer["data"] else {"seq": 0}
+        return record
+
+    def drained(self) -> bool:
+        """Whether nothing waits for the hub."""
+        return bool(self.look()["sinks"]["hub"]["pending"] == 0)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Addresses]:
+    """A demo with buttons, and where it is."""
+    with demo(tmp_path_factory.mktemp("demo"), "--forever") as process:
+        said = _read_addresses(process)
+        found = re.search(
+            r"faults +(\S+)(?:.|\n)*agent +(\S+/status)(?:.|\n)*-u (\S+):(\S+) '([^?]+)", said
+        )
+        assert found, said
+        panel, status, user, password, hub = found.groups()
+        yield Addresses(panel, status, hub, (user, password))
+
+
+def _read_addresses(process: subprocess.Popen[str]) -> str:
+    """What the demo prints up to its addresses; the rest is read and dropped."""
+    assert process.stdout is not None
+    said = ""
+    for line in process.stdout:
+        said += line
+        if line.startswith("records"):
+            threading.Thread(target=process.stdout.read, daemon=True).start()
+            return said
+    raise AssertionError(said)
+
+
+def test_the_network_is_cut_and_healed(running: Addresses) -> None:
+    wait_until(lambda: running.newest()["seq"] and running.drained(), WAIT_S, "records at the hub")
+    running.press("network")
+    wait_until(lambda: running.look()["sinks"]["hub"]["pending"] > 3, WAIT_S, "a backlog")
+    assert "Network cut</button> <strong>at work" in requests.get(running.panel, timeout=10).text
+    waiting = running.look()["last_record"]["seq"]
+    assert running.newest()["seq"] < waiting
+    running.press("heal")
+    wait_until(
+        lambda: running.newest()["seq"] >= waiting and running.drained(), WAIT_S, "the backlog sent"
+    )
+    assert "at work" not in requests.get(running.panel, timeout=10).text
+
+
+def test_the_cable_is_pulled_and_plugged(running: Addresses) -> None:
+    def reading() -> bool:
+        return [port["state"] for port in running.look()["ports"]] == ["reading"]
+
+    wait_until(reading, WAIT_S, "the port is read")
+    running.press("cable")
+    running.press("cable")
+    wait_until(lambda: not reading(), WAIT_S, "the port is gone")
+    running.press("heal")
+    wait_until(reading, WAIT_S, "the port is read again")
+
+
+def test_a_sensor_breaks_and_works_again(running: Addresses) -> None:
+    def bad_lines() -> int:
+        return int(running.look()["spool"]["quarantined"])
+
+    before = bad_lines()
+    running.press("nan")
+    wait_until(lambda: bad_lines() > before, WAIT_S, "bad lines")
+    running.press("heal")
+    refused = requests.get(running.status.replace("/status", "/refused"), timeout=10).text
+    assert "bad_value" in refused
+
+
+def test_the_clock_is_distrusted_and_trusted_again(running: Addresses) -> None:
+    wait_until(running.drained, WAIT_S, "nothing waits")
+    running.press("clock")
+    wait_until(
+        lambda: (
+            running.look()["last_record"]["clock"] == "unsynced"
+            and running.look()["sinks"]["hub"]["pending"] > 1
+        ),
+        WAIT_S,
+        "packages that wait for the time",
+    )
+    seq = running.look()["last_record"]["seq"]
+    running.press("heal")
+    wait_until(
+        lambda: running.newest()["seq"] >= seq and running.drained(), WAIT_S, "they are sent"
+    )
+    answer = requests.get(running.hub, auth=running.reader, timeout=10).json()
+    clocks = {record["clock"] for record in answer["data"]}
+    assert clocks == {"synced", "corrected"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "code"),
+    [
+        ("GET", "network", {}, 405),
+        ("GET", "heal", {}, 405),
+        ("GET", "other", {}, 404),
+        ("POST", "", {}, 404),
+        ("POST", "other", {}, 404),
+        ("PUT", "network", {}, 501),
+        ("GET", "", {"Host": "evil.example"}, 421),
+        ("POST", "network", {"Host": "evil.example:80"}, 421),
+        ("POST", "network", {"Origin": "http://evil.example"}, 403),
+        ("POST", "network", {"Origin": "null"}, 403),
+    ],
+)
+def test_a_press_from_elsewhere_is_refused(
+    running: Addresses, method: str, path: str, headers: dict[str, str], code: int
+) -> None:
+    answer = requests.request(method, running.panel + path, headers=headers, timeout=10)
+    assert answer.status_code == code
+    assert "at work" not in requests.get(running.panel, timeout=10).text

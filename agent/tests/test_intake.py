@@ -2,44 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from rig.clock import FakeClock
 from unisat_agent.clock import ClockState
-from unisat_agent.errors import SpoolCorruptError
-from unisat_agent.intake import PUSH_INTERVAL_MIN_MS, WAITING_MAX, Intake
-from unisat_agent.psott import Decoder, Event, Reason, Rejected
+from unisat_agent.errors import SpoolCorruptError, SpoolError
+from unisat_agent.protocols.events import Event, Rejected
+from unisat_agent.protocols.psott import Decoder, Reason, crc_of
 from unisat_agent.record import Row
-from unisat_agent.spool import Spool
-from unisat_agent.spool_file import PAGE_BYTES, SINKS
+from unisat_agent.serial.intake import PUSH_INTERVAL_MIN_MS, WAITING_MAX, WAITING_MAX_BYTES, Intake
+from unisat_agent.serial.noise import BUNDLE_MAX_BYTES, COMMIT_S, SAMPLES, SEEN_S
+from unisat_agent.spool.quarantine import Quarantined
+from unisat_agent.spool.queue import Spool
+from unisat_agent.spool.schema import PAGE_BYTES, SINKS
 
 BOOT = "boot-a"
-
-
-class FakeClock:
-    """Stands still; may be set while it is asked."""
-
-    def __init__(self) -> None:
-        self.boot_id = BOOT
-        self.wall = 1_000_000
-        self.uptime = 50_000
-        self.right = True
-        self.asked: list[str] = []
-
-    def wall_ms(self) -> int:
-        self.asked.append("wall")
-        return self.wall
-
-    def uptime_ms(self) -> int:
-        return self.uptime
-
-    def synchronised(self) -> bool:
-        self.asked.append("synchronised")
-        return self.right
+DEVICES = frozenset({"u01", "u02", "u0", "u1", "u2", "u3"})
 
 
 def events(*texts: str) -> list[Event]:
@@ -53,7 +39,7 @@ def package(n: int = 1, dev_id: str = "u01") -> str:
 
 @pytest.fixture
 def clock() -> FakeClock:
-    return FakeClock()
+    return FakeClock(wall=1_000_000)
 
 
 @pytest.fixture
@@ -65,7 +51,7 @@ def spool(tmp_path: Path) -> Iterator[Spool]:
 
 @pytest.fixture
 def intake(spool: Spool, clock: FakeClock) -> Intake:
-    return Intake(spool, clock)
+    return Intake(spool, clock, DEVICES)
 
 
 def stored(spool: Spool, dev_id: str = "u01") -> list[Row]:
@@ -73,7 +59,15 @@ def stored(spool: Spool, dev_id: str = "u01") -> list[Row]:
 
 
 def quarantine(spool: Spool) -> list[tuple[str, str, bytes]]:
-    return spool._db.execute("SELECT port, reason, raw FROM quarantine ORDER BY number").fetchall()
+    with contextlib.closing(sqlite3.connect(spool.path)) as db:
+        return db.execute("SELECT port, reason, raw FROM quarantine ORDER BY number").fetchall()
+
+
+def fails_with(error: SpoolError) -> Callable[..., Row]:
+    def fail(*_: object, **__: object) -> Row:
+        raise error
+
+    return fail
 
 
 def fill(intake: Intake) -> int:
@@ -128,8 +122,11 @@ class TestBadLines:
         assert quarantine(spool) == [("tty", "bad_value", b"temperature=nan")]
         assert intake.bad_lines == {"bad_value": 1}
 
-    def test_of_no_package_too(self, intake: Intake, spool: Spool) -> None:
+    def test_of_no_package_too(self, intake: Intake, spool: Spool, clock: FakeClock) -> None:
         intake.accept("tty", [Rejected(Reason.NO_DEV_ID, b"x=1")])
+        assert quarantine(spool) == []
+        clock.advance(COMMIT_S)
+        intake.flush()
         assert stored(spool) == []
         assert quarantine(spool) == [("tty", "no_dev_id", b"x=1")]
 
@@ -137,6 +134,8 @@ class TestBadLines:
         intake = Intake(spool, clock, frozenset({"u01"}))
         intake.accept("tty", events(package(1, "u01"), package(2, "u02")))
         assert (len(stored(spool)), spool.devices()) == (1, ["u01"])
+        intake.flush(final=True)
+        assert intake.foreign == {"u02": 1}
         ((port, reason, raw),) = quarantine(spool)
         assert (port, reason) == ("tty", "unknown_device")
         assert raw.startswith(b'devID=u02 {"groups"')
@@ -145,6 +144,122 @@ class TestBadLines:
     def test_nothing_is_nothing(self, intake: Intake, spool: Spool) -> None:
         intake.accept("tty", [])
         assert spool.last_seq == 0
+
+
+class Commits:
+    """Counts the spool's transactions."""
+
+    def __init__(self, spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count = 0
+        self.lines = 0
+        append, quarantine = spool.append, spool.quarantine
+
+        def counted_append(*args: Any, **options: Any) -> Row:
+            self.count += 1
+            return append(*args, **options)
+
+        def counted_quarantine(received_ms: int, bad: Sequence[Quarantined]) -> None:
+            self.count += 1
+            self.lines += len(bad)
+            quarantine(received_ms, bad)
+
+        monkeypatch.setattr(spool, "append", counted_append)
+        monkeypatch.setattr(spool, "quarantine", counted_quarantine)
+
+
+class TestNoise:
+    """Bad lines never compete with data."""
+
+    @pytest.fixture
+    def commits(self, spool: Spool, monkeypatch: pytest.MonkeyPatch) -> Commits:
+        return Commits(spool, monkeypatch)
+
+    def test_a_flood_is_counted_and_costs_few_commits(
+        self, intake: Intake, spool: Spool, clock: FakeClock, commits: Commits
+    ) -> None:
+        """Ten minutes of noise at 115,200 Bd, in reads of 1,152 bytes."""
+        noise = random.Random(1)
+        decoder = Decoder()
+        lines = 0
+        for _ in range(6000):
+            found = decoder.feed(noise.randbytes(1152))
+            lines += len(found)
+            clock.advance(0.1)
+            intake.accept("tty", found)
+        assert sum(intake.bad_lines.values()) == lines > 10_000
+        assert commits.count <= 600 / COMMIT_S
+        assert SAMPLES <= len(quarantine(spool)) <= SAMPLES + 11
+
+    def test_packages_in_a_flood_are_stored_at_once(self, intake: Intake, spool: Spool) -> None:
+        junk = [Rejected(Reason.NOT_ASCII, b"\xff" * 1024)] * 5000
+        intake.accept("tty", [*junk, *events(package(1)), *junk, *events(package(2))])
+        # Also where the small spool of this test has no room for the samples.
+        assert len(stored(spool)) == 2
+        assert intake.unsampled >= 10_000 - SAMPLES
+        assert sum(len(raw) for _, _, raw in quarantine(spool)) <= BUNDLE_MAX_BYTES
+
+    def test_the_same_line_again_makes_no_commit_within_the_hour(
+        self, intake: Intake, spool: Spool, clock: FakeClock, commits: Commits
+    ) -> None:
+        """A serial server that says "Port already in use" for ever."""
+        for _ in range(100):
+            intake.accept("socket", [Rejected(Reason.NO_EQUALS, b"Port already in use")])
+            clock.advance(30)
+            intake.flush()
+        assert commits.count == 1
+        assert intake.bad_lines == {"no_equals": 100}
+        clock.advance(SEEN_S)
+        intake.accept("socket", [Rejected(Reason.NO_EQUALS, b"Port already in use")])
+        clock.advance(COMMIT_S)
+        intake.flush()
+        assert commits.count == 2
+
+    def test_one_noisy_port_leaves_room_for_the_samples_of_another(
+        self, intake: Intake, spool: Spool
+    ) -> None:
+        intake.accept("noisy", [Rejected(Reason.NO_EQUALS, b"%d" % n) for n in range(1000)])
+        intake.accept("other", [Rejected(Reason.NO_EQUALS, b"lone")])
+        intake.flush(final=True)
+        assert ("other", "no_equals", b"lone") in quarantine(spool)
+        assert len(quarantine(spool)) == SAMPLES + 1
+
+    def test_nothing_waits_when_the_agent_ends(self, intake: Intake, spool: Spool) -> None:
+        intake.accept("tty", [Rejected(Reason.NO_EQUALS, b"x")])
+        intake.flush(final=True)
+        assert len(quarantine(spool)) == 1
+
+
+class TestBelief:
+    """Without a list of devices, a devID is believed from its second package on."""
+
+    @pytest.fixture
+    def intake(self, spool: Spool, clock: FakeClock) -> Intake:
+        return Intake(spool, clock)
+
+    def test_one_flipped_bit_makes_no_device(self, intake: Intake, spool: Spool) -> None:
+        data = (
+            b"devID=u01kz\r\ntemperature=20\r\n\r\ndevID=u01kx\r\ntemperature=20\r\n\r\n"
+            b"devID=u01kz\r\ntemperature=20\r\n\r\n"
+        )
+        intake.accept("tty", Decoder().feed(data))
+        assert spool.devices() == ["u01kz"]
+        assert len(stored(spool, "u01kz")) == 2
+        assert stored(spool, "u01kx") == []
+        assert spool.heard_once() == ["u01kx"]
+
+    def test_the_first_package_is_delivered_with_the_second(
+        self, intake: Intake, spool: Spool
+    ) -> None:
+        intake.accept("tty", events(package(1)))
+        assert stored(spool) == []
+        intake.accept("tty", events(package(2)))
+        assert [row.record()["temperature"] for row in stored(spool)] == [1, 2]
+
+    def test_a_checksum_is_proof_enough(self, intake: Intake, spool: Spool) -> None:
+        body = b"devID=u01\ntemperature=1\n"
+        intake.accept("tty", Decoder().feed(body + b"crc=%04x\n\n" % crc_of(body)))
+        (row,) = stored(spool)
+        assert row.record()["crc"] is True
 
 
 class TestFigures:
@@ -195,37 +310,39 @@ class TestNoRoom:
         room = fill(intake)
         lines: list[Event] = [Rejected(Reason.BAD_VALUE, b"x")]
         intake.accept("tty", events(*[package(n) for n in range(WAITING_MAX + 4)]) + lines)
+        # The bad line has no slot of a package.
         assert (intake.waiting, intake.dropped) == (WAITING_MAX, 5)
         assert any("packages are lost now" in said for said in intake.notices.current())
         free(spool, room)
         intake.flush()
         assert not any("packages are lost now" in said for said in intake.notices.current())
 
+    def test_memory_is_bounded_in_bytes(self, intake: Intake, spool: Spool) -> None:
+        fill(intake)
+        fields = "".join(f"{'f' * 60}{n}={n}\n" for n in range(256))
+        for _ in range(500):
+            intake.accept("tty", events(f"devID=u01\n{fields}\n"))
+        held = 1 + WAITING_MAX_BYTES // (256 * 66)
+        assert intake.waiting < held < 500
+        assert intake.dropped >= 500 - held
+
     def test_damage_ends_the_agent_and_keeps_the_package(
         self, spool: Spool, clock: FakeClock
     ) -> None:
         damaged: list[SpoolCorruptError] = []
-        intake = Intake(spool, clock, on_corrupt=damaged.append)
-        real = spool._db
-
-        class Damaged:
-            def execute(self, *_: object) -> object:
-                error = sqlite3.DatabaseError("malformed")
-                error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-                raise error
-
-        spool._db = Damaged()  # type: ignore[assignment]
+        intake = Intake(spool, clock, DEVICES, on_corrupt=damaged.append)
+        spool.append = fails_with(SpoolCorruptError("malformed"))  # type: ignore[method-assign]
         intake.accept("tty", events(package()))
-        spool._db = real
         assert len(damaged) == 1
         assert intake.waiting == 1
 
     def test_another_failure_is_tried_again(self, intake: Intake, spool: Spool) -> None:
-        spool._db.execute("PRAGMA query_only = ON")
+        works = spool.append
+        spool.append = fails_with(SpoolError("can't be used"))  # type: ignore[method-assign]
         intake.accept("tty", events(package()))
         assert intake.waiting == 1
         assert "can't be used" in intake.notices.current()[0]
-        spool._db.execute("PRAGMA query_only = OFF")
+        spool.append = works  # type: ignore[method-assign]
         intake.flush()
         assert (intake.waiting, intake.notices.current()) == (0, [])
 

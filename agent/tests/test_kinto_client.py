@@ -4,32 +4,20 @@ from __future__ import annotations
 
 import base64
 import socket
-import ssl
-import subprocess
-import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from rig import reserve_port
-from rig.scripted import CLOSE, HANG, PORTAL, RESET, Fault, Reply, ScriptedServer, redirect
-from rig.wait import wait_until
-from unisat_agent import __version__, kinto
-from unisat_agent.config import SinkSettings
-from unisat_agent.kinto import Answer, KintoClient, TransportError, asked_wait_s
-
-
-def client(url: str, **settings: Any) -> KintoClient:
-    given = {"connect_timeout_s": 5.0, "read_timeout_s": 0.5, **settings}
-    return KintoClient(SinkSettings("hub", url, "me", "sécret", **given))
-
-
-@pytest.fixture
-def server() -> Iterator[ScriptedServer]:
-    with ScriptedServer() as made:
-        yield made
+from rig.clock import FakeClock
+from rig.replies import CLOSE, HANG, PORTAL, RESET, Fault, Reply, Request, redirect
+from rig.scripted import ScriptedServer
+from rig.way import aborted, client
+from unisat_agent import __version__
+from unisat_agent.delivery import kinto
+from unisat_agent.delivery.channel import Channel
+from unisat_agent.delivery.kinto import Answer, KintoClient, TransportError, asked_wait_s
 
 
 @pytest.fixture
@@ -40,24 +28,6 @@ def kinto_client(server: ScriptedServer) -> Iterator[KintoClient]:
 
 def count(server: ScriptedServer) -> int:
     return len(server.requests)
-
-
-def aborted(made: KintoClient, under_way: Callable[[], object]) -> list[TransportError]:
-    """Aborts a request of another thread once it is under way; returns what that thread got."""
-    failures: list[TransportError] = []
-
-    def ask() -> None:
-        try:
-            made.request("GET", "/")
-        except TransportError as error:
-            failures.append(error)
-
-    thread = threading.Thread(target=ask)
-    thread.start()
-    wait_until(under_way, 10, "the request", 0.01)
-    made.abort()
-    thread.join(30)
-    return failures
 
 
 class TestRequest:
@@ -81,18 +51,49 @@ class TestRequest:
             answer = kinto_client.request("GET", "/x")
             assert (answer.status, answer.headers["x-y"]) == (status, "z")
 
-    def test_connection_is_kept(self, kinto_client: KintoClient) -> None:
+    def test_connection_is_kept(self, server: ScriptedServer, kinto_client: KintoClient) -> None:
         kinto_client.request("GET", "/")
-        first = kinto_client._connection
         kinto_client.request("GET", "/")
-        assert kinto_client._connection is first is not None
+        assert server.connections == 1
 
     def test_connection_that_the_server_ends_is_not(
         self, server: ScriptedServer, kinto_client: KintoClient
     ) -> None:
         server.then(Reply(200, {}, {"Connection": "close"}, close=True))
         assert kinto_client.request("GET", "/").status == 200
-        assert kinto_client._connection is None
+        kinto_client.request("GET", "/")
+        assert server.connections == 2
+
+    def test_connection_that_was_silent_for_long_is_not(self, server: ScriptedServer) -> None:
+        """A router in between may have forgotten it, and says nothing."""
+        clock = FakeClock()
+        with client(server.url, clock=clock) as made:
+            made.request("GET", "/")
+            clock.advance(kinto.IDLE_MAX_S)
+            made.request("GET", "/")
+            assert server.connections == 1
+            clock.advance(kinto.IDLE_MAX_S + 1)
+            made.request("GET", "/")
+            assert server.connections == 2
+
+    def test_requests_are_counted_and_timed(self, server: ScriptedServer) -> None:
+        clock = FakeClock()
+        with client(server.url, clock=clock, read_timeout_s=5.0) as made:
+
+            def slow(_: Request) -> Reply:
+                clock.advance(2.0)
+                return Reply(503)
+
+            server.intercept(lambda request: request.path.endswith("/slow"), slow)
+            made.request("GET", "/")
+            made.request("GET", "/slow")
+            server.then(PORTAL)
+            with pytest.raises(TransportError):
+                made.request("GET", "/")
+            figures = made.log.figures()
+        assert figures.by_status == {"200": 1, "503": 1, "none": 1}
+        assert figures.by_duration == (2, 0, 0, 1, 0, 0)
+        assert figures.seconds == 2.0
 
     def test_head_and_empty_answers_have_no_body(
         self, server: ScriptedServer, kinto_client: KintoClient
@@ -127,6 +128,39 @@ NOT_BELIEVED: dict[str, tuple[Reply | Fault, str]] = {
     "bytes": (Reply(200, b"\xff", {"Content-Type": "application/json"}), "UnicodeDecodeError"),
     "huge": (Reply(200, "x" * 2000), "the answer is larger than 1000 B"),
 }
+
+
+PAGE = "<html><body>blocked by your network's administrator</body></html>"
+
+
+class TestRefusals:
+    """Something in front of Kinto answers with a page of its own: status and headers count."""
+
+    @pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 429, 500, 502, 503, 504])
+    @pytest.mark.parametrize("body", [PAGE, b"\xff", "{"], ids=["page", "bytes", "broken JSON"])
+    def test_is_an_answer_whatever_its_body_is(
+        self, server: ScriptedServer, kinto_client: KintoClient, status: int, body: str | bytes
+    ) -> None:
+        headers = {"Retry-After": "90"}
+        if body == "{":
+            headers["Content-Type"] = "application/json"
+        server.then(Reply(status, body, headers))
+        answer = kinto_client.request("POST", "/batch", {})
+        assert (answer.status, answer.body, answer.by_kinto) == (status, None, False)
+        assert answer.wait_s() == 90.0
+
+    def test_page_is_told_apart(self, server: ScriptedServer, kinto_client: KintoClient) -> None:
+        server.then(Reply(413, PAGE))
+        assert kinto_client.request("POST", "/batch", {}).words() == "413 (text/html, not of Kinto)"
+        server.then(Reply(403, {"code": 403, "message": "no"}))
+        assert kinto_client.request("POST", "/batch", {}).by_kinto
+
+    def test_network_that_wants_a_login_says_511(
+        self, server: ScriptedServer, kinto_client: KintoClient
+    ) -> None:
+        server.then(Reply(511, PAGE))
+        with pytest.raises(TransportError, match="the network asks for a login"):
+            kinto_client.request("POST", "/batch", {})
 
 
 class TestNotBelieved:
@@ -170,9 +204,9 @@ class TestNotBelieved:
 
 
 class TestSecondTry:
-    """An idle connection may have been closed by the server: that alone is tried again."""
+    """An idle connection may have been closed, or forgotten by a router: that is tried again."""
 
-    @pytest.mark.parametrize("fault", [RESET, CLOSE])
+    @pytest.mark.parametrize("fault", [RESET, CLOSE, HANG])
     def test_on_a_connection_that_was_idle(
         self, server: ScriptedServer, kinto_client: KintoClient, fault: Fault
     ) -> None:
@@ -197,8 +231,8 @@ class TestSecondTry:
             kinto_client.request("GET", "/")
         assert count(server) == 3
 
-    @pytest.mark.parametrize("answer", [HANG, PORTAL, Reply(200, {}, content_length=99)])
-    def test_not_after_a_time_out_or_a_wrong_answer(
+    @pytest.mark.parametrize("answer", [PORTAL, Reply(200, {}, content_length=99)])
+    def test_not_after_a_wrong_answer(
         self, server: ScriptedServer, kinto_client: KintoClient, answer: Reply | Fault
     ) -> None:
         kinto_client.request("GET", "/")
@@ -219,15 +253,6 @@ class TestSecondTry:
         assert kinto_client.request("GET", "/").status == 200
         kinto_client.close()
         kinto_client.abort()
-
-
-class TestHeartbeat:
-    def test_is_good_only_with_200(self, server: ScriptedServer, kinto_client: KintoClient) -> None:
-        assert kinto_client.alive()
-        for answer in (Reply(503), PORTAL, RESET):
-            server.then(answer)
-        assert [kinto_client.alive() for _ in range(3)] == [False, False, False]
-        assert kinto_client.alive()
 
 
 @pytest.mark.parametrize(
@@ -278,63 +303,20 @@ def test_error_in_words(body: Any, said: str) -> None:
     assert Answer(403, {}, body).words() == said
 
 
-class TestTls:
-    @pytest.fixture
-    def certificate(self, tmp_path: Path) -> Path:
-        path = tmp_path / "server.pem"
-        subprocess.run(
-            [
-                *("openssl", "req", "-x509", "-nodes", "-days", "1", "-subj", "/CN=hub"),
-                *("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
-                *("-addext", "subjectAltName=IP:127.0.0.1"),
-                *("-keyout", str(path), "-out", str(tmp_path / "ca.pem")),
-            ],
-            check=True,
-            capture_output=True,
-        )  # fmt: skip
-        with path.open("a") as file:
-            file.write((tmp_path / "ca.pem").read_text())
-        return path
-
-    @pytest.fixture
-    def secure(self, certificate: Path) -> Iterator[ScriptedServer]:
-        server = ScriptedServer()
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate)
-        plain = server._http.socket
-        server._http.socket = context.wrap_socket(plain, server_side=True)
-        with server:
-            yield server
-
-    def test_certificate_is_checked(self, secure: ScriptedServer) -> None:
-        url = secure.url.replace("http:", "https:")
-        with client(url) as made, pytest.raises(TransportError) as caught:
-            made.request("GET", "/")
-        assert "certificate is not trusted" in str(caught.value)
-        assert "set ca_file, or check the clock of this host" in str(caught.value)
-
-    def test_own_authority(self, secure: ScriptedServer, certificate: Path) -> None:
-        url = secure.url.replace("http:", "https:")
-        with client(url, ca_file=certificate.with_name("ca.pem")) as made:
-            assert made.request("GET", "/").status == 200
-            server_side = secure.requests
-            assert len(server_side) == 1
-
-    def test_request_is_aborted(self, secure: ScriptedServer, certificate: Path) -> None:
-        url = secure.url.replace("http:", "https:")
-        ca_file = certificate.with_name("ca.pem")
-        with client(url, ca_file=ca_file, read_timeout_s=60.0) as made:
-            secure.then(HANG)
-            assert len(aborted(made, lambda: secure.requests)) == 1
-
-    def test_authority_that_is_none(self, secure: ScriptedServer, tmp_path: Path) -> None:
-        (tmp_path / "no.pem").write_text("no certificate")
-        url = secure.url.replace("http:", "https:")
-        with (
-            client(url, ca_file=tmp_path / "no.pem") as made,
-            pytest.raises(TransportError, match=r"ca_file .*no\.pem holds no certificate"),
-        ):
-            made.request("GET", "/")
+def test_kernel_finds_a_connection_that_a_router_forgot() -> None:
+    """Before a package waits for it: it asks when the line is silent, and gives up soon."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname()) as sock,
+    ):
+        Channel(sock, FakeClock().monotonic, 1.0)
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        idle, interval, count = (
+            sock.getsockopt(socket.IPPROTO_TCP, option)
+            for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+        )
+        assert idle + interval * count <= kinto.IDLE_MAX_S
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) <= 30_000
 
 
 def test_slow_connection_has_a_time_out() -> None:

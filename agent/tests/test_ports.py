@@ -12,10 +12,11 @@ import pytest
 import serial
 
 from rig.cable import Cable
-from unisat_agent import ports
-from unisat_agent.config import PortSettings
+from unisat_agent.config.model import PortSettings
 from unisat_agent.errors import AgentError
-from unisat_agent.psott import Package, Rejected
+from unisat_agent.protocols.events import Package, Rejected
+from unisat_agent.serial import ports
+from unisat_agent.serial.probe import MAX_PROBE_BYTES
 
 PACKAGE = b"\r\ndevID=%s\r\ntemperature=1.5\r\n\r\n"
 
@@ -86,6 +87,32 @@ class TestOpen:
             assert speed == termios.B115200
             # A pseudo-terminal has 8 bits and no parity whatever is asked for.
             assert cflag & termios.CSTOPB
+
+    def test_a_break_is_no_byte(self, cable: Cable) -> None:
+        with ports.open_port(cable.name, settings()) as port:
+            assert termios.tcgetattr(port.fileno())[0] & termios.IGNBRK
+
+    @pytest.mark.parametrize("wanted", [True, False])
+    def test_flow_control(self, cable: Cable, wanted: bool) -> None:
+        with ports.open_port(cable.name, settings(rtscts=wanted, xonxoff=wanted)) as port:
+            iflag, _, cflag, *_ = termios.tcgetattr(port.fileno())
+            assert bool(cflag & termios.CRTSCTS) is wanted
+            assert bool(iflag & termios.IXOFF) is wanted
+
+    @pytest.mark.parametrize("dtr", [True, False])
+    def test_both_control_lines_follow_dtr(
+        self, cable: Cable, dtr: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A pseudo-terminal has none: what pyserial would set is looked at."""
+        asked: dict[str, bool] = {}
+        for line in ("dtr", "rts"):
+            monkeypatch.setattr(
+                serial.Serial,
+                f"_update_{line}_state",
+                lambda tty, line=line: asked.update({line: getattr(tty, line)}),
+            )
+        ports.open_port(cable.name, settings(dtr=dtr)).close()
+        assert asked == {"dtr": dtr, "rts": dtr}
 
     def test_a_second_opener_is_refused(self, cable: Cable) -> None:
         with ports.open_port(cable.name, settings()):
@@ -259,12 +286,12 @@ class TestProbe:
     def test_a_flood_ends_it(self, listener: socket.socket) -> None:
         with ports.open_port(url(listener), settings()) as port:
             peer, _ = listener.accept()
-            flood = threading.Thread(target=peer.sendall, args=(b"x" * ports.MAX_PROBE_BYTES,))
+            flood = threading.Thread(target=peer.sendall, args=(b"x" * MAX_PROBE_BYTES,))
             flood.start()
             heard = ports.probe(port, clock=lambda: 0.0)
             flood.join()
             peer.close()
-        assert heard.size >= ports.MAX_PROBE_BYTES
+        assert heard.size >= MAX_PROBE_BYTES
 
     def test_go_on_ends_it(self, cable: Cable) -> None:
         answers = iter([True, True, False])

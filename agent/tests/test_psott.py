@@ -1,41 +1,16 @@
-"""PSoTT: what real devices print, what broken ones print, and any bytes at all."""
+"""PSoTT as real devices send it: line ends, stray bytes, checksums."""
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from unisat_agent import psott
-from unisat_agent.psott import Decoder, Event, Package, Reason, Rejected
+from rig.decoding import FRAME, decode, lines, only_package, reasons
+from unisat_agent.protocols import PROTOCOLS, psott
+from unisat_agent.protocols.events import Package, Rejected
+from unisat_agent.protocols.psott import Decoder, Reason
 
-FRAME = (
-    b"\r\ndevID=u01kz\r\nsubID=gps\r\nlat=43.27534\r\nlong=76.54367\r\nsubID=meteo\r\n"
-    b"temperature=39.4\r\nhumidity=42.1\r\nsubID=status\r\nbattery=true\r\n\r\n"
-)
 ARDUINO = (
     b"\r\n\r\ndevID=u02kz\r\nsubID=air\r\npm25=4.00\r\npm10=11.10\r\nsubID=meteo\r\n"
     b"temperature=32.00\r\nhumidity=20.00\r\npressure=1304.40\r\n\r\n\r\n"
 )
-
-
-def decode(data: bytes, *cuts: int) -> list[Event]:
-    decoder, events, start = Decoder(), list[Event](), 0
-    for cut in sorted(cut % (len(data) + 1) for cut in cuts):
-        events += decoder.feed(data[start:cut])
-        start = cut
-    return events + decoder.feed(data[start:]) + decoder.end()
-
-
-def lines(*texts: str, end: str = "\r\n") -> bytes:
-    return "".join(text + end for text in texts).encode()
-
-
-def only_package(data: bytes) -> Package:
-    (package,) = (event for event in decode(data) if isinstance(event, Package))
-    return package
-
-
-def reasons(data: bytes) -> list[Reason]:
-    return [event.reason for event in decode(data) if isinstance(event, Rejected)]
 
 
 class TestRealDevices:
@@ -106,241 +81,147 @@ class TestRealDevices:
         assert decode(b"\r\n\n \r\n\t\n\r") == []
 
 
-class TestValues:
-    @pytest.mark.parametrize(
-        ("line", "value"),
-        [
-            ("humidity=20", 20.0),
-            ("pm25=+4", 4.0),
-            ("alt=-0", 0.0),
-            ("pressure=99999999999999999999", 1e20),
-            ("count=20", 20),
-            ("count=-007", -7),
-            ("count=9007199254740992", 2**53),
-            ("level=20.", 20.0),
-            ("level=.5", 0.5),
-            ("level=-1.5E-3", -0.0015),
-            ("level=1e3", 1000.0),
-            ("battery=true", True),
-            ("battery=FALSE", False),
-        ],
-    )
-    def test_taken(self, line: str, value: psott.Value) -> None:
-        (taken,) = only_package(lines("devID=a", line, "")).fields.values()
-        assert taken == value
-        assert type(taken) is type(value)
-
-    @pytest.mark.parametrize(
-        "value",
-        [
-            "", "nan", "NAN", "-nan", "inf", "-inf", "infinity", "ovf", "43.2,76.5", "1e999",
-            "-1e999", "1_000", "0x1F", "1.2.3", "12a", "1 2", "--1", "e5", ".", "+", "text", '"1"',
-            "a=1", "[1]", "9007199254740993", "-9007199254740993", "9" * 200, "none", "yes", "1\t2",
-        ],
-    )  # fmt: skip
-    def test_bad(self, value: str) -> None:
-        events = decode(lines("devID=a", "x=1", f"y={value}", "z=2", ""))
-        assert events[0] == Rejected(Reason.BAD_VALUE, f"y={value}\r".encode())
-        assert isinstance(events[1], Package)
-        assert events[1].fields == {"x": 1, "z": 2}
-
-    @pytest.mark.parametrize("name", sorted(psott.MEASUREMENTS))
-    def test_a_measurement_is_no_boolean(self, name: str) -> None:
-        assert reasons(lines("devID=a", "x=1", f"{name}=true", "")) == [Reason.BAD_VALUE]
+THREE = 3 * [
+    Package("u01kz", {"temperature": 23.5}, {"meteo": ("temperature",)}, psott.REQUIRED[1:])
+]
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("u01kz", True),
-        ("u_1-b", True),
-        ("A" * 64, True),
-        ("", False),
-        ("1a", False),
-        ("a\n", False),
-    ],
-)
-def test_is_identifier(text: str, expected: bool) -> None:
-    assert psott.is_identifier(text) is expected
+class TestStrayBytes:
+    """What a BREAK, a floating line or an adapter leaves costs itself, not the package."""
 
-
-class TestBadLines:
-    @pytest.mark.parametrize(
-        ("line", "reason"),
-        [
-            (b"hello", Reason.NO_EQUALS),
-            (b"temperature 39.4", Reason.NO_EQUALS),
-            (b"=5", Reason.BAD_NAME),
-            (b"=", Reason.BAD_NAME),
-            (b"2x=5", Reason.BAD_NAME),
-            (b"_x=5", Reason.BAD_NAME),
-            (b"a b=5", Reason.BAD_NAME),
-            (b"a.b=5", Reason.BAD_NAME),
-            (b"a" * 65 + b"=5", Reason.BAD_NAME),
-            (b"x=5\xb0", Reason.NOT_ASCII),
-            ("температура=5".encode(), Reason.NOT_ASCII),
-            (b"\xff\xfe", Reason.NOT_ASCII),
-            (b"x=\x005", Reason.CONTROL_BYTE),
-            (b"\x00", Reason.CONTROL_BYTE),
-            (b"x=5\x7f", Reason.CONTROL_BYTE),
-            (b"x=5\ry=6", Reason.CONTROL_BYTE),
-            (b"x=" + b"1" * 255, Reason.TOO_LONG),
-            (b" " * 300, Reason.TOO_LONG),
-            (b"good=2", Reason.DUPLICATE),
-            (b"subID=", Reason.BAD_SUB_ID),
-            (b"subID=1air", Reason.BAD_SUB_ID),
-            *((f"{name}=5".encode(), Reason.RESERVED_NAME) for name in psott.RESERVED - {"devID"}),
-        ],
-    )
-    def test_costs_the_line_alone(self, line: bytes, reason: Reason) -> None:
-        events = decode(b"devID=a\ngood=1\n" + line + b"\nlast=2\n\n")
-        assert events == [
-            Rejected(reason, line),
-            Package("a", {"good": 1, "last": 2}, {}, psott.REQUIRED),
-        ]
-
-    def test_the_longest_line_is_taken(self) -> None:
-        assert only_package(b"devID=a\nx=0." + b"1" * 252 + b"\n\n").fields["x"] > 0.1
-
-    def test_fields_after_a_bad_sub_id_belong_to_no_group(self) -> None:
-        package = only_package(lines("devID=a", "subID=air", "x=1", "subID=?", "y=2", ""))
-        assert package.groups == {"air": ("x",)}
-        assert package.fields == {"x": 1, "y": 2}
-
-    def test_a_group_in_two_parts_is_one_and_an_empty_one_is_none(self) -> None:
-        package = only_package(
-            lines("devID=a", "free=0", "subID=g", "x=1", "subID=h", "subID=g", "y=2", "")
+    def test_nul_before_each_package(self) -> None:
+        data = (
+            b"\x00devID=u01kz\r\nsubID=meteo\r\ntemperature=23.50\r\nhumidity=40\r\n"
+            b"pressure=1001.2\r\npm25=4\r\n\r\n"
+        ) * 3
+        package = Package(
+            "u01kz",
+            {"temperature": 23.5, "humidity": 40.0, "pressure": 1001.2, "pm25": 4.0},
+            {"meteo": ("temperature", "humidity", "pressure", "pm25")},
+            (),
         )
-        assert package.groups == {"g": ("x", "y")}
+        assert decode(data) == [package] * 3
 
-    def test_too_many_fields(self) -> None:
-        fields = [f"f{n}={n}" for n in range(psott.MAX_FIELDS + 2)]
-        data = lines("devID=a", *fields, "f0=9", "")
-        assert len(only_package(data).fields) == psott.MAX_FIELDS
-        assert reasons(data) == [Reason.TOO_MANY_FIELDS] * 2 + [Reason.DUPLICATE]
+    def test_ff_before_each_package(self) -> None:
+        data = b"\xffdevID=u01kz\r\nsubID=meteo\r\ntemperature=23.50\r\n\r\n" * 3
+        assert decode(data) == THREE
 
+    @pytest.mark.parametrize("stray", [b"\x00", b"\xff", b"\x80\x00\x00\xfe", b"\x7f\x1b"])
+    @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\n\r", b"\r"])
+    def test_before_every_line(self, stray: bytes, end: bytes) -> None:
+        frame = b"devID=u01kz\nsubID=meteo\ntemperature=23.50\n\n" * 3
+        noisy = b"".join(stray + line + end for line in frame.split(b"\n")[:-1])
+        # One on the blank line means that it is none: the next devID ends the package.
+        assert decode(noisy) == THREE
 
-class TestBrokenPackages:
-    def test_a_fragment_after_opening_the_port(self) -> None:
-        events = decode(b"rature=3.5\r\nhumidity=42.1\r\n\r\n" + FRAME)
-        assert events == [
-            Rejected(Reason.NO_DEV_ID, b"rature=3.5\r\nhumidity=42.1\r"),
-            *decode(FRAME),
-        ]
+    def test_alone_on_a_line_in_a_package(self) -> None:
+        data = b"devID=a\nx=1\n\xff\x00\ny=2\n\n"
+        assert decode(data) == [Package("a", {"x": 1, "y": 2}, {}, psott.REQUIRED)]
 
-    def test_fields_before_the_dev_id_are_a_fragment(self) -> None:
-        assert decode(lines("x=1", "devID=a", "y=2", "", end="\n")) == [
-            Rejected(Reason.NO_DEV_ID, b"x=1"),
-            Package("a", {"y": 2}, {}, psott.REQUIRED),
-        ]
-
-    def test_no_good_field(self) -> None:
-        assert decode(b"devID=a\ntemperature=nan\nsubID=g\n\n") == [
-            Rejected(Reason.BAD_VALUE, b"temperature=nan"),
-            Rejected(Reason.NO_FIELDS, b"devID=a\nsubID=g"),
-        ]
-
-    @pytest.mark.parametrize("dev_id", ["", "1a", "-a", "a b", "a.b", "a/b", "a" * 65])
-    def test_a_bad_dev_id_takes_its_fields_along(self, dev_id: str) -> None:
-        assert decode(lines("devID=a", "x=1", f"devID={dev_id}", "y=2", "", end="\n")) == [
-            Package("a", {"x": 1}, {}, psott.REQUIRED),
-            Rejected(Reason.BAD_DEV_ID, f"devID={dev_id}".encode()),
-            Rejected(Reason.NO_DEV_ID, b"y=2"),
-        ]
-
-    @pytest.mark.parametrize(
-        "line", [b"devID=\xffb", b"\x00devID=b", b"x=3devID=b", b"devID =" + b"b" * 300]
-    )
-    def test_a_damaged_dev_id_line_gives_no_fields_to_the_device_before(self, line: bytes) -> None:
-        events = decode(b"devID=a\nx=1\n" + line + b"\ny=2\n\n")
-        assert [type(event) for event in events] == [Package, Rejected, Rejected]
-        assert events[0] == Package("a", {"x": 1}, {}, psott.REQUIRED)
-        assert events[2] == Rejected(Reason.NO_DEV_ID, b"y=2")
-
-    def test_a_device_reset_in_mid_package(self) -> None:
-        events = decode(b"\r\ndevID=u01kz\r\ntemperature=39.4\r\nhumid" + FRAME)
-        assert events == [
-            Rejected(Reason.NO_EQUALS, b"humid\r"),
-            Package(
-                "u01kz", {"temperature": 39.4}, {}, ("humidity", "pressure", "pm25")
-            ),
-            *decode(FRAME),
-        ]  # fmt: skip
-
-    def test_a_half_line_at_the_end_is_never_a_value(self) -> None:
+    def test_while_the_line_floats_nothing_is_in_hand(self) -> None:
         decoder = Decoder()
-        assert decoder.feed(b"devID=a\nx=1\ny=1") == []
-        assert decoder.in_package
-        assert decoder.end() == [
-            Rejected(Reason.UNTERMINATED, b"y=1"),
-            Package("a", {"x": 1}, {}, psott.REQUIRED),
-        ]
+        assert decoder.feed(b"\x00" * 100_000) == []
         assert not decoder.in_package
-        assert decoder.end() == []
-        assert decoder.feed(b"2\n") == [Rejected(Reason.NO_EQUALS, b"2")]
+        assert decoder.feed(b"devID=a\nx=1\n\n") == [Package("a", {"x": 1}, {}, psott.REQUIRED)]
 
-    def test_in_package(self) -> None:
+
+class TestCarriageReturns:
+    """Devices whose lines end in a carriage return alone."""
+
+    @pytest.mark.parametrize("repeat", [1, 3])
+    def test_are_read(self, repeat: int) -> None:
+        data = FRAME.replace(b"\r\n", b"\r") * repeat
+        assert decode(data) == decode(FRAME) * repeat
+
+    def test_a_package_is_complete_with_its_blank_line(self) -> None:
         decoder = Decoder()
-        assert not decoder.in_package
-        for data, expected in (
-            (b"\r\n\r", False), (b"\n", False), (b"d", True), (b"evID=a\n", True),
-            (b"x=1\n", True), (b"\n", False), (b"x=1\n", True), (b"\n", False),
-        ):  # fmt: skip
-            decoder.feed(data)
-            assert decoder.in_package is expected, data
+        events = decoder.feed(b"devID=a\rx=1\r\r")
+        events += decoder.feed(b"devID=a\rx=2\r\r")
+        assert [event.fields for event in events if isinstance(event, Package)] == [
+            {"x": 1},
+            {"x": 2},
+        ]
+
+    def test_silence_ends_the_first_package(self) -> None:
+        assert decode(b"devID=a\rx=1\r") == [Package("a", {"x": 1}, {}, psott.REQUIRED)]
+
+    def test_after_noise_without_any_line_end(self) -> None:
+        events = decode(b"z" * 5000 + b"\r" + b"devID=a\rx=1\r\r" * 2)
+        assert events == [
+            Rejected(Reason.TOO_LONG, b"z" * psott.MAX_RAW_BYTES),
+            *[Package("a", {"x": 1}, {}, psott.REQUIRED)] * 2,
+        ]
+
+    def test_another_device_takes_over_with_newlines(self) -> None:
+        data = FRAME.replace(b"\r\n", b"\r") + FRAME + FRAME.replace(b"\r\n", b"\n")
+        assert decode(data) == decode(FRAME) * 3
+
+    def test_one_inside_a_line_with_a_newline_ends_no_line(self) -> None:
+        assert reasons(b"devID=a\nx=1\r\ry=2\nz=3\n\n") == [Reason.CONTROL_BYTE]
 
 
-# Lines that meet every rule, so that random streams reach deep into the decoder.
-LINES = st.sampled_from(
-    [b"", b"\r", b"devID=a", b"devID=?", b"devID=b\r", b"subID=g", b"subID=", b"x=1", b"x=2",
-     b"y=1.5", b"temperature=nan", b"pm25=4\r\r", b"\xff", b"\x00", b"id=1", b"half", b"z" * 300]
-)  # fmt: skip
-STREAMS = st.one_of(st.binary(max_size=2000), st.lists(LINES, max_size=60).map(b"\n".join))
-CUTS = st.lists(st.integers(0, 3000), max_size=20)
+CHECKED = b"devID=u01kz\r\ntemperature=21.50\r\nhumidity=40\r\n"
 
 
-@settings(deadline=None)
-@given(STREAMS, CUTS)
-def test_chunking_does_not_matter(data: bytes, cuts: list[int]) -> None:
-    whole = decode(data)
-    assert decode(data, *cuts) == whole
-    assert decode(data, *range(len(data))) == whole
-    for event in whole:
-        if isinstance(event, Rejected):
-            assert 0 < len(event.raw) <= psott.MAX_RAW_BYTES
-        else:
-            assert 0 < len(event.fields) <= psott.MAX_FIELDS
-            assert {name for names in event.groups.values() for name in names} <= set(event.fields)
+class TestChecksum:
+    """An optional last line: CRC-16/CCITT-FALSE over the bytes from devID to the line before."""
+
+    def test_the_algorithm_is_the_catalogued_one(self) -> None:
+        # The check value of CRC-16/CCITT-FALSE (also called CRC-16/IBM-3740).
+        assert psott.crc_of(b"123456789") == 0x29B1
+        assert psott.crc_of(CHECKED) == 0x66C2
+
+    @pytest.mark.parametrize("digits", ["66C2", "66c2"])
+    @pytest.mark.parametrize("before", [b"", b"\r\n", b"\x00", b"rest=of\r\n"])
+    def test_right(self, digits: str, before: bytes) -> None:
+        (package,) = (
+            event
+            for event in decode(before + CHECKED + f"crc={digits}\r\n\r\n".encode())
+            if isinstance(event, Package)
+        )
+        assert package.checked
+        assert package.fields == {"temperature": 21.5, "humidity": 40.0}
+
+    @pytest.mark.parametrize("end", [b"\n", b"\r"])
+    def test_is_over_the_line_ends_as_sent(self, end: bytes) -> None:
+        body = CHECKED.replace(b"\r\n", end)
+        crc = b"crc=%04X" % psott.crc_of(body)
+        events = decode((body + crc + end + end) * 2)
+        assert [event.checked for event in events if isinstance(event, Package)] == [True, True]
+
+    def test_is_over_the_line_ends_of_a_device_that_takes_over(self) -> None:
+        other = FRAME.replace(b"\r\n", b"\r")
+        events = decode(other + CHECKED + b"crc=66C2\r\n\r\n")
+        assert [event.checked for event in events if isinstance(event, Package)] == [False, True]
+
+    def test_wrong_costs_the_package(self) -> None:
+        damaged = CHECKED.replace(b"21.50", b"2150")
+        assert decode(damaged + b"crc=66C2\r\n\r\n") == [
+            Rejected(
+                Reason.BAD_CRC, b"devID=u01kz\r\ntemperature=2150\r\nhumidity=40\r\ncrc=66C2\r"
+            )
+        ]
+
+    def test_covers_lines_that_are_rejected(self) -> None:
+        body = CHECKED + b"pm25=nan\r\n"
+        events = decode(body + b"crc=%04x\r\n\r\n" % psott.crc_of(body))
+        assert [type(event) for event in events] == [Rejected, Package]
+        assert isinstance(events[1], Package)
+        assert events[1].checked
+
+    @pytest.mark.parametrize("digits", ["", "12", "0x66C2", "66C2B", "word"])
+    def test_a_line_that_is_none_costs_itself(self, digits: str) -> None:
+        events = decode(CHECKED + f"crc={digits}\r\n\r\n".encode())
+        assert events[0] == Rejected(Reason.BAD_VALUE, f"crc={digits}\r".encode())
+        assert isinstance(events[1], Package)
+        assert not events[1].checked
+
+    def test_what_follows_it_is_not_covered_and_not_taken(self) -> None:
+        events = decode(CHECKED + b"crc=66C2\r\nx=1\r\n\r\n")
+        assert events[0] == Rejected(Reason.AFTER_CRC, b"x=1\r")
+        assert isinstance(events[1], Package)
+        assert "x" not in events[1].fields
 
 
-@settings(deadline=None)
-@given(STREAMS, st.sampled_from([b"\n", b"\r\n", b"\n\n", b"\r\n\r\n"]), CUTS)
-def test_after_garbage_the_next_package_is_whole(
-    garbage: bytes, end: bytes, cuts: list[int]
-) -> None:
-    assert decode(garbage + end + FRAME, *cuts)[-1:] == decode(FRAME)
-
-
-@settings(max_examples=20, deadline=None)
-@given(st.binary(min_size=1, max_size=64), st.integers(1, 4096))
-def test_memory_is_bounded_without_a_newline(seed: bytes, size: int) -> None:
-    decoder = Decoder()
-    chunk = (seed.replace(b"\n", b"") or b" ") * size
-    for _ in range(1 + 2_000_000 // len(chunk)):
-        assert decoder.feed(chunk) == []
-        assert len(decoder._line) <= psott.MAX_RAW_BYTES
-    assert [len(event.raw) for event in decoder.end() if isinstance(event, Rejected)] in (
-        [], [psott.MAX_RAW_BYTES],
-    )  # fmt: skip
-
-
-def test_memory_is_bounded_without_a_blank_line() -> None:
-    decoder = Decoder()
-    for number in range(20_000):
-        decoder.feed(f"subID=g{number}\nf{number}=1\n".encode())
-        assert len(decoder._open.raw) <= psott.MAX_RAW_BYTES
-    decoder.feed(b"devID=a\n")
-    for number in range(20_000):
-        decoder.feed(f"subID=g{number}\nf{number}=1\n".encode())
-    assert len(decoder._open.fields) == psott.MAX_FIELDS
-    assert len(decoder._open.groups) <= psott.MAX_FIELDS
+def test_the_registry() -> None:
+    assert isinstance(PROTOCOLS["psott"](), Decoder)

@@ -1,128 +1,23 @@
-"""The reader's life on real pseudo-terminals and sockets: unplugs, moves, detection, stop."""
+"""The reader's life on real pseudo-terminals and sockets: reading, unplugs, moves, stop."""
 
 import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from rig.cable import Cable
+from rig.reading import RECONNECT_S, SkippingClock, package, running
 from rig.wait import wait_until
-from unisat_agent import ports
-from unisat_agent.config import PortSettings
-from unisat_agent.psott import Event, Package, Reason, Rejected
-from unisat_agent.reader import FINISH_S, PortReader, State
-
-RECONNECT_S = 2.0
-NMEA = b"$GPGGA,092204.999,4250.5589,S,14718.5084,E,1,04,24.4,19.7,M,,,,0000*1F\r\n"
-
-
-def package(number: int) -> bytes:
-    return b"\r\ndevID=u01\r\nn=%d\r\n\r\n" % number
-
-
-def fast_clock() -> float:
-    """Runs 20 times as fast, so that a probe of a silent port takes half a second."""
-    return time.monotonic() * 20
-
-
-class Spy:
-    """An intake that remembers."""
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-        self.ages: list[float] = []
-        self.ports: list[str] = []
-
-    def accept(self, port: str, events: Sequence[Event], age_s: float) -> None:
-        assert events
-        self.ages.append(age_s)
-        self.events.extend(events)
-        self.ports.append(port)
-
-    def numbers(self) -> list[object]:
-        return [event.fields["n"] for event in self.events if isinstance(event, Package)]
-
-    def reasons(self) -> list[Reason]:
-        return [event.reason for event in self.events if isinstance(event, Rejected)]
-
-
-class Running:
-    """A reader in its thread."""
-
-    def __init__(self, settings: PortSettings, clock: Callable[[], float]) -> None:
-        self.spy = Spy()
-        self.stop = threading.Event()
-        self.beats: list[float] = []
-        self.states: set[State] = set()
-        self.reader = PortReader(settings, self.spy, self.stop, self._beat, clock)
-        self.thread = threading.Thread(target=self.reader.run)
-
-    def _beat(self) -> None:
-        self.beats.append(time.monotonic())
-        self.states.add(self.reader.status().state)
-
-    @property
-    def state(self) -> State:
-        return self.reader.status().state
-
-    @property
-    def detail(self) -> str:
-        return self.reader.status().detail
-
-    def wait_for(self, *numbers: int, within_s: float = 5.0) -> None:
-        wait_until(
-            lambda: self.spy.numbers() == list(numbers),
-            within_s,
-            lambda: f"packages {numbers}, got {self.spy.events}, {self.reader.status()}",
-            step_s=0.01,
-        )
-
-    def wait_state(self, state: State, within_s: float = 5.0) -> None:
-        wait_until(lambda: self.state is state, within_s, f"{state}", step_s=0.01)
-
-
-@contextmanager
-def running(
-    port: str = "auto",
-    *,
-    candidates: Sequence[str] = (),
-    idle_s: float = 60.0,
-    clock: Callable[[], float] = time.monotonic,
-) -> Iterator[Running]:
-    settings = PortSettings(port=port, candidates=tuple(candidates), idle_s=idle_s)
-    run = Running(settings, clock)
-    run.thread.start()
-    try:
-        yield run
-    finally:
-        run.stop.set()
-        run.thread.join(FINISH_S + 3)
-        assert not run.thread.is_alive()
-        assert run.state is State.STOPPED
-
-
-@pytest.fixture
-def plug(tmp_path: Path) -> Iterator[Callable[[str], Cable]]:
-    """Makes cables that are pulled at the end."""
-    cables: list[Cable] = []
-
-    def make(name: str) -> Cable:
-        cables.append(Cable(tmp_path / name))
-        return cables[-1]
-
-    yield make
-    for cable in cables:
-        cable.close()
-
-
-@pytest.fixture
-def cable(plug: Callable[[str], Cable]) -> Cable:
-    return plug("usb-UniSat")
+from unisat_agent.config.model import PortSettings
+from unisat_agent.protocols.events import Event
+from unisat_agent.protocols.psott import Reason
+from unisat_agent.serial import ports
+from unisat_agent.serial.reader import FINISH_S, PortReader
+from unisat_agent.serial.status import State
 
 
 class TestReading:
@@ -134,13 +29,18 @@ class TestReading:
                 cable.write(data[start : start + 7])
                 assert cable.drained(5)
             run.wait_for(1, 2)
+            wait_until(lambda: run.reader.status().bytes == len(data), 5, "the figures")
             status = run.reader.status()
         assert run.spy.ports == [cable.name] * 2
         assert (status.name, status.device) == (cable.name, cable.device)
         assert status.bytes == len(data)
         assert status.reconnects == 0
-        assert status.last_byte_monotonic is not None
-        assert 0 <= time.monotonic() - status.last_byte_monotonic < 10
+        (heard,) = status.ports
+        assert heard.adopted
+        assert heard.byte_age_s is not None
+        assert 0 <= heard.byte_age_s < 10
+        assert heard.unread.bytes == 0
+        assert [(device.dev_id, device.packages) for device in status.devices] == [("u01", 2)]
 
     def test_bytes_from_before_the_start(self, cable: Cable) -> None:
         cable.write(package(1))
@@ -218,21 +118,20 @@ class TestReconnecting:
             run.wait_for(1)
             assert run.spy.reasons() == [Reason.UNTERMINATED]
 
-    def test_the_name_moves_while_the_old_device_stays_silent(
+    def test_the_name_moves_before_the_old_device_has_sent_a_package(
         self, cable: Cable, plug: Callable[[str], Cable], tmp_path: Path
     ) -> None:
         link = tmp_path / "link"
         link.symlink_to(cable.device)
         with running(str(link)) as run:
-            cable.write(package(1))
-            run.wait_for(1)
+            run.wait_state(State.READING)
             other = plug("other")
             fresh = tmp_path / "fresh"
             fresh.symlink_to(other.device)
             fresh.replace(link)
-            other.write(package(2))
-            run.wait_for(1, 2, within_s=RECONNECT_S)
-            assert run.reader.status().device == other.device
+            other.write(package(1))
+            run.wait_for(1)
+            wait_until(lambda: run.reader.status().device == other.device, 5, "its device")
 
     def test_a_port_that_comes_later_and_one_warning(
         self, cable: Cable, caplog: pytest.LogCaptureFixture
@@ -269,6 +168,46 @@ class TestReconnecting:
             count = len(run.beats)
             wait_until(lambda: len(run.beats) > count + 2, 3, "beats while reading")
 
+    def test_the_name_moves_to_a_silent_adapter_while_the_device_talks(
+        self, cable: Cable, plug: Callable[[str], Cable], tmp_path: Path
+    ) -> None:
+        """However long it pauses: nothing else is heard of the device then."""
+        link = tmp_path / "link"
+        link.symlink_to(cable.device)
+        clock = SkippingClock()
+        with running(str(link), clock=clock) as run:
+            cable.write(package(1))
+            run.wait_for(1)
+            fresh = tmp_path / "fresh"
+            fresh.symlink_to(plug("other").device)
+            fresh.replace(link)
+            clock.skipped_s += 3600
+            count = len(run.beats)
+            wait_until(lambda: len(run.beats) > count + 6, 5, "several looks at the name")
+            cable.write(package(2))
+            run.wait_for(1, 2)
+            assert run.reader.status().reconnects == 0
+
+    def test_a_server_that_refuses_is_told_once_and_left_in_peace(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO)
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            listener.settimeout(5)
+            tries: list[float] = []
+            with running(f"socket://127.0.0.1:{listener.getsockname()[1]}") as run:
+                for _ in range(4):
+                    peer, _ = listener.accept()
+                    tries.append(time.monotonic())
+                    peer.sendall(b"Port already in use\r\n")
+                    peer.close()
+                wait_until(lambda: run.reader.status().reconnects == 3, 5, "four tries")
+            # Each try waits twice as long as the one before; some slack for a busy machine.
+            assert tries[3] - tries[2] > 2 * (tries[1] - tries[0])
+        warned = [record for record in caplog.records if record.levelno >= logging.WARNING]
+        assert len(warned) == 1
+        assert [r.message for r in caplog.records if "reading socket" in r.message][1:] == []
+
 
 class TestStopping:
     def test_the_package_in_hand_is_finished(self, cable: Cable) -> None:
@@ -302,102 +241,3 @@ class TestStopping:
             run.stop.set()
             run.thread.join(5)
             assert time.monotonic() - start < 1
-
-
-class TestAuto:
-    def test_nothing_there(self) -> None:
-        with running() as run:
-            wait_until(lambda: "no serial port is there" in run.detail, 5, "a sentence")
-
-    def test_the_speaker_among_others_and_no_package_lost(
-        self, plug: Callable[[str], Cable], tmp_path: Path
-    ) -> None:
-        plug("tty0-silent")
-        garbage, speaker, taken = plug("tty1-garbage"), plug("tty2-speaker"), plug("tty3-taken")
-        garbage.write(NMEA * 5 + b"\xff\x00\xfe" * 50 + b"\n")
-        speaker.write(b"perature=5\r\n" + package(0))
-        with (
-            ports.open_port(taken.name, PortSettings()),
-            running(candidates=[f"{tmp_path}/tty*"], clock=fast_clock, idle_s=600) as run,
-        ):
-            wait_until(
-                lambda: run.state is State.DETECTING and speaker.name in run.detail, 5, "its turn"
-            )
-            speaker.write(package(1)[:18])
-            assert speaker.drained(5)
-            assert not run.spy.events
-            speaker.write(package(1)[18:] + package(2) + package(3)[:18])
-            run.wait_for(0, 1, 2)
-            speaker.write(package(3)[18:])
-            run.wait_for(0, 1, 2, 3)
-            assert run.reader.status().device == speaker.device
-            # It is dated to when it came, not to when a second one showed that it is real.
-            assert run.spy.ages[0] > 0
-            assert run.spy.ages[-1] == 0
-            # The others are free again.
-            ports.open_port(garbage.name, PortSettings()).close()
-        assert set(run.spy.ports) == {speaker.name}
-        assert run.spy.reasons() == [Reason.NO_DEV_ID]
-
-    def test_nobody_speaks(self, plug: Callable[[str], Cable], tmp_path: Path) -> None:
-        silent, garbage = plug("tty0"), plug("tty1")
-        garbage.write(NMEA * 5)
-        with running(candidates=[f"{tmp_path}/tty*"], clock=fast_clock) as run:
-            wait_until(lambda: "no port speaks PSoTT" in run.detail, 5, "a sentence")
-            assert f"{silent.name}: silent" in run.detail
-            assert f"{garbage.name}: sends, but no PSoTT" in run.detail
-        assert not run.spy.events
-
-    def test_replugged_it_is_read_at_once(
-        self, plug: Callable[[str], Cable], tmp_path: Path
-    ) -> None:
-        speaker = plug("tty1")
-        speaker.write(package(0) + package(1))
-        with running(candidates=[f"{tmp_path}/tty*"]) as run:
-            run.wait_for(0, 1)
-            plug("tty0-silent")
-            speaker.unplug()
-            run.wait_state(State.DETECTING)
-            speaker.plug(elsewhere=True)
-            run.wait_state(State.READING, RECONNECT_S)
-            # One package is enough this time.
-            speaker.write(package(2))
-            run.wait_for(0, 1, 2)
-
-    def test_a_newcomer_is_heard_before_the_silent_ones_are_done(
-        self, plug: Callable[[str], Cable], tmp_path: Path
-    ) -> None:
-        plug("tty0-silent")
-        with running(candidates=[f"{tmp_path}/tty*"]) as run:
-            run.wait_state(State.DETECTING)
-            plug("tty1").write(package(0) + package(1))
-            run.wait_for(0, 1, within_s=RECONNECT_S)
-
-    def test_a_newcomer_does_not_cost_a_package_that_was_heard(
-        self, plug: Callable[[str], Cable], tmp_path: Path
-    ) -> None:
-        speaker = plug("tty1")
-        with running(candidates=[f"{tmp_path}/tty*"]) as run:
-            run.wait_state(State.DETECTING)
-            speaker.write(package(0))
-            assert speaker.drained(5)
-            plug("tty0-silent")
-            count = len(run.beats)
-            wait_until(lambda: len(run.beats) > count + 2, 5, "a look at the ports")
-            speaker.write(package(1))
-            run.wait_for(0, 1)
-
-    def test_another_device_under_the_old_name(
-        self, plug: Callable[[str], Cable], tmp_path: Path
-    ) -> None:
-        speaker = plug("tty1")
-        speaker.write(package(0) + package(1))
-        with running(candidates=[f"{tmp_path}/tty*"], clock=fast_clock, idle_s=600) as run:
-            run.wait_for(0, 1)
-            speaker.unplug()
-            run.wait_state(State.WAITING)
-            speaker.plug()
-            speaker.write(NMEA)
-            run.wait_state(State.READING)
-            plug("tty0").write(package(2) + package(3))
-            run.wait_for(0, 1, 2, 3, within_s=10)

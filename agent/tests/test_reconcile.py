@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-import json
 import tempfile
-import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,21 +10,15 @@ from typing import Any
 
 import pytest
 
+from rig.drift import DEV, PASSWORD, Pair
 from rig.kinto import Kinto
-from rig.scripted import CLOSE, Reply, ScriptedServer
-from unisat_agent import reconcile
-from unisat_agent.clock import ClockState, SystemClock
-from unisat_agent.config import SinkSettings
-from unisat_agent.delivery import Courier
-from unisat_agent.kinto import KintoClient, TransportError
-from unisat_agent.reconcile import Reconciler, Report
-from unisat_agent.record import Record, Row, Stamp
-from unisat_agent.spool import Spool
-from unisat_agent.spool_file import SINKS
-
-BOOT = "boot-a"
-PASSWORD = "secret"
-DEV = "u01"
+from rig.replies import CLOSE, Reply
+from rig.scripted import ScriptedServer
+from unisat_agent.config.model import SinkSettings
+from unisat_agent.delivery import reconcile
+from unisat_agent.delivery.kinto import KintoClient, TransportError
+from unisat_agent.delivery.reconcile import Reconciler, Report
+from unisat_agent.spool.schema import SINKS
 
 
 @pytest.fixture(scope="module")
@@ -40,119 +30,6 @@ def kintos(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Kinto
         for kinto in (local, hub):
             kinto.create_account("agent", PASSWORD)
         yield {"local": local, "hub": hub}
-
-
-class Pair:
-    """A spool between two Kintos, in a bucket of the test's own."""
-
-    numbers = itertools.count(1)
-
-    def __init__(self, kintos: dict[str, Kinto], folder: Path) -> None:
-        self.kintos = kintos
-        self.bucket = f"bucket{next(self.numbers)}"
-        self.folder = folder
-        self.stack = contextlib.ExitStack()
-        self.spool = Spool(folder / "spool.db", SINKS, BOOT, 64 * 1024 * 1024)
-        self.clients: dict[str, KintoClient] = {}
-        for side, kinto in kintos.items():
-            kinto.client().create_bucket(
-                id=self.bucket, permissions={"collection:create": ["account:agent"]}
-            )
-            settings = SinkSettings(side, kinto.url, "agent", PASSWORD, self.bucket)
-            self.clients[side] = self.stack.enter_context(KintoClient(settings))
-        self.requests: list[str] = []
-        self.beats = 0
-
-    def close(self) -> None:
-        self.stack.close()
-        self.spool.close()
-
-    def new_spool(self) -> None:
-        """The old one is lost."""
-        self.spool.close()
-        self.spool = Spool(self.folder / "new.db", SINKS, BOOT, 64 * 1024 * 1024)
-
-    def packages(self, count: int, dev_id: str = DEV) -> list[Row]:
-        stamp = Stamp(1_700_000_000_000, 5_000, BOOT, ClockState.SYNCED)
-        return [
-            self.spool.append(dev_id, json.dumps({"groups": {}, "n": n + 0.5}), stamp, [])
-            for n in range(count)
-        ]
-
-    def deliver(self, *sides: str) -> None:
-        for side in sides or SINKS:
-            courier = Courier(
-                self.spool, self.clients[side], SystemClock("always"), threading.Event()
-            )
-            while self.spool.pending(side):
-                assert courier.step() == 0.0, courier.notices.current()
-
-    def delivered(self, count: int, dev_id: str = DEV) -> list[Row]:
-        rows = self.packages(count, dev_id)
-        self.deliver()
-        return rows
-
-    def admin(self, side: str) -> Any:
-        return self.kintos[side].client()
-
-    def forget(self, side: str, rows: list[Row]) -> None:
-        """The side has never had these: as if restored from a backup."""
-        lost = {str(row.record_id) for row in rows}
-        keep = [record for record in self.records(side) if record["id"] not in lost]
-        admin = self.admin(side)
-        admin.delete_collection(id=DEV, bucket=self.bucket)
-        permissions = {"write": ["account:agent"]}
-        admin.create_collection(id=DEV, bucket=self.bucket, permissions=permissions)
-        self.put(side, *keep)
-
-    def put(self, side: str, *records: Record, dev_id: str = DEV) -> None:
-        path = f"/buckets/{self.bucket}/collections/{dev_id}/records"
-        for start in range(0, len(records), 25):
-            items = [
-                {"method": "PUT", "path": f"{path}/{record['id']}", "body": {"data": record}}
-                for record in records[start : start + 25]
-            ]
-            body, _ = self.admin(side).session.request(
-                "post", "/batch", payload={"requests": items}
-            )
-            assert {item["status"] for item in body["responses"]} == {201}
-
-    def delete(self, side: str, *rows: Row) -> None:
-        for row in rows:
-            self.admin(side).delete_record(
-                id=str(row.record_id), collection=DEV, bucket=self.bucket
-            )
-
-    def records(self, side: str, dev_id: str = DEV) -> list[Record]:
-        found = self.admin(side).get_records(collection=dev_id, bucket=self.bucket)
-        return [{k: v for k, v in r.items() if k != "last_modified"} for r in found]
-
-    def ids(self, side: str, dev_id: str = DEV) -> set[str]:
-        return {record["id"] for record in self.records(side, dev_id)}
-
-    def reconcile(self, known_gaps: dict[str, int] | None = None) -> Report:
-        self.requests.clear()
-        for side, client in self.clients.items():
-            self.listen(side, client)
-        return Reconciler(
-            self.spool, self.clients["local"], self.clients["hub"], self.beat, known_gaps
-        ).run()
-
-    def listen(self, side: str, client: KintoClient) -> None:
-        ask = KintoClient.request
-
-        def asking(method: str, path: str, *rest: Any) -> Any:
-            self.requests.append(f"{side} {method} {path}")
-            return ask(client, method, path, *rest)
-
-        client.request = asking  # type: ignore[assignment]
-
-    def beat(self) -> None:
-        self.beats += 1
-
-    def assert_equal(self, dev_id: str = DEV) -> None:
-        local, hub = ({r["id"]: r for r in self.records(side, dev_id)} for side in SINKS)
-        assert local == hub
 
 
 @pytest.fixture
@@ -169,7 +46,7 @@ def test_equal_databases_cost_a_count_each(pair: Pair) -> None:
     report = pair.reconcile()
     assert (report.compared, dict(report.sent), report.problems) == (30, {}, [])
     assert report.gaps == {"local": 0, "hub": 0}
-    assert len(pair.requests) == 5
+    assert len([line for line in pair.requests if "/records" in line]) == 4
     assert str(report) == (
         "30 records compared, 0 missing on the hub, 0 missing in the local Kinto, "
         "0 deleted on purpose"
@@ -281,8 +158,114 @@ def test_loss_on_both_sides_is_a_gap_and_looked_for_once(pair: Pair) -> None:
     assert report.gaps == {"local": 2, "hub": 2}
     listed = [line for line in pair.requests if "_fields=id" in line]
     assert listed
-    assert pair.reconcile(report.gaps).gaps == report.gaps
+    assert pair.reconcile().gaps == report.gaps
     assert not [line for line in pair.requests if "_fields=id" in line]
+
+
+def test_refused_device_does_not_keep_others_from_being_compared(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconcile, "IN_FLIGHT_MAX", 5)
+    pair.delivered(1)
+    pair.packages(2, "u09")
+    rows = pair.packages(10)
+    for side in SINKS:
+        for waiting in pair.spool.take(side, DEV, 10):
+            pair.put(side, waiting.row.record())
+            pair.spool.settle(side, [waiting.row])
+    pair.forget("hub", rows[2:5])
+    assert dict(pair.reconcile().sent) == {"hub": 3}
+    pair.deliver()
+    pair.assert_equal()
+
+
+@pytest.mark.parametrize("side", SINKS)
+def test_what_a_side_let_go_is_not_brought_back(pair: Pair, side: str) -> None:
+    rows = pair.delivered(10)
+    pair.forget(side, rows[:4])
+    now = rows[0].stamp.received_ms // 1000
+    pair.admin(side).patch_collection(id=DEV, bucket=pair.bucket, data={"retain_from": now + 1})
+    assert dict(pair.reconcile().sent) == {}
+    pair.admin(side).patch_collection(id=DEV, bucket=pair.bucket, data={"retain_from": now})
+    assert dict(pair.reconcile(afresh=True).sent) == {side: 4}
+
+
+class TestVerified:
+    """Databases that say which life they are in are compared from where the last one ended."""
+
+    @pytest.fixture
+    def timelines(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        found = ["a"]
+        monkeypatch.setattr("unisat_agent.delivery.side.timeline_of", lambda _: found[0])
+        return found
+
+    def test_only_what_is_new_is_compared(self, pair: Pair, timelines: list[str]) -> None:
+        pair.delivered(20)
+        assert pair.reconcile().compared == 20
+        rows = pair.delivered(5)
+        pair.forget("hub", rows[:2])
+        report = pair.reconcile()
+        assert (report.compared, dict(report.sent)) == (5, {"hub": 2})
+        assert not [line for line in pair.requests if "gt_epoch" in line], "nor other epochs"
+        assert report.gaps == {"local": 0, "hub": 0}
+        pair.deliver()
+        pair.assert_equal()
+        assert pair.reconcile().compared == 0
+
+    def test_everything_when_asked_or_when_the_timeline_changed(
+        self, pair: Pair, timelines: list[str]
+    ) -> None:
+        rows = pair.delivered(20)
+        pair.reconcile()
+        pair.forget("hub", rows[:2])
+        assert dict(pair.reconcile().sent) == {}
+        timelines[0] = "b"
+        assert dict(pair.reconcile().sent) == {"hub": 2}
+        pair.deliver()
+        pair.forget("local", rows[4:6])
+        assert dict(pair.reconcile(afresh=True).sent) == {"local": 2}
+        pair.deliver()
+        pair.assert_equal()
+
+    def test_gap_is_kept_and_not_looked_for_again(self, pair: Pair, timelines: list[str]) -> None:
+        rows = pair.delivered(10)
+        for side in SINKS:
+            pair.forget(side, rows[4:6])
+        assert pair.reconcile().gaps == {"local": 2, "hub": 2}
+        pair.delivered(3)
+        assert pair.reconcile().gaps == {"local": 2, "hub": 2}
+        assert not [line for line in pair.requests if "_fields=id" in line]
+        assert pair.reconcile(afresh=True).gaps == {"local": 2, "hub": 2}
+        assert not [line for line in pair.requests if "_fields=id" in line]
+
+    def test_what_was_compared_before_a_side_went_away_is_not_compared_again(
+        self, pair: Pair, timelines: list[str]
+    ) -> None:
+        pair.delivered(5, "u01")
+        pair.delivered(5, "u02")
+        ask = pair.clients["hub"].request
+
+        def breaking(method: str, path: str, *rest: Any) -> Any:
+            if "u02/records?" in path:
+                raise TransportError("gone")
+            return ask(method, path, *rest)
+
+        pair.clients["hub"].request = breaking  # type: ignore[method-assign, assignment]
+        with pytest.raises(TransportError):
+            pair.reconcile_as_it_is()
+        pair.clients["hub"].request = ask  # type: ignore[method-assign]
+        assert pair.reconcile().compared == 5
+        assert pair.reconcile().compared == 0
+
+    def test_problem_is_compared_again(self, pair: Pair, timelines: list[str]) -> None:
+        pair.packages(3)
+        pair.deliver("local")
+        for waiting in pair.spool.take("hub", DEV, 3):
+            pair.spool.settle("hub", [waiting.row])
+        pair.admin("hub").create_collection(id=DEV, bucket=pair.bucket)
+        assert pair.reconcile().problems
+        pair.admin("hub").delete_collection(id=DEV, bucket=pair.bucket)
+        assert dict(pair.reconcile().sent) == {"hub": 3}
 
 
 def test_several_devices_and_epochs(pair: Pair) -> None:

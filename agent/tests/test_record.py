@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unisat_agent.clock import ClockState
-from unisat_agent.psott import Decoder, Package
+from unisat_agent.protocols.events import Package
+from unisat_agent.protocols.psott import Decoder
 from unisat_agent.record import (
     Row,
     Stamp,

@@ -17,9 +17,11 @@ from rig import reserve_port
 from rig.cable import Cable
 from rig.judge import Verdict, judge, read_journal, read_records
 from rig.kinto import Kinto, KintoError
+from rig.replies import RESET
+from rig.scripted import ScriptedServer
 from rig.valve import Mode, Valve
-from unisat_agent.line import LineError
-from unisat_agent.satellite import Entry
+from unisat_agent.simulator.line import LineError
+from unisat_agent.simulator.satellite import Entry
 
 # --- the cable ----------------------------------------------------------------------------------
 
@@ -151,6 +153,16 @@ def test_a_black_hole_takes_connections_and_never_answers(valve: Valve) -> None:
             heartbeat(valve)
         valve.set(Mode.OPEN)
         assert heartbeat(valve, session).ok
+
+
+def test_an_open_valve_hands_a_reset_on() -> None:
+    """As of a server that was killed; it looked like 30 s of silence."""
+    with ScriptedServer() as server, Valve("127.0.0.1", server.port) as valve:
+        server.then(RESET)
+        with socket.create_connection(("127.0.0.1", valve.port), timeout=30) as client:
+            client.sendall(b"GET /v1/ HTTP/1.1\r\nHost: x\r\n\r\n")
+            with pytest.raises(ConnectionResetError):
+                client.recv(1)
 
 
 def test_a_captive_portal_answers_every_request_with_its_page(valve: Valve) -> None:

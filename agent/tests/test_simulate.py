@@ -1,4 +1,4 @@
-"""The simulated satellite: what it says, what it promises of that, and the lines that carry it."""
+"""The simulated satellite on its way: pace, journal, the lines that carry it, and the command."""
 
 from __future__ import annotations
 
@@ -12,105 +12,20 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from itertools import islice, pairwise
 from pathlib import Path
 
 import pytest
 
 from rig.judge import read_journal
+from rig.promise import decode, promised, understood
+from rig.reading import running
 from rig.wait import wait_until
-from unisat_agent.line import LineLostError, Pty, SerialLine, SocketLine
-from unisat_agent.psott import Decoder, Package, Rejected
-from unisat_agent.satellite import FAULTS, Entry, Frame, frames
-from unisat_agent.simulate import Command, run
+from unisat_agent.protocols.events import Package
+from unisat_agent.simulator.line import LineLostError, SerialLine, SocketLine
+from unisat_agent.simulator.run import Command, run
+from unisat_agent.simulator.satellite import Entry, frames
 
 DEV_IDS = ("sim01", "sim02")
-
-
-def some(count: int, seed: int = 1, faults: Sequence[str] = (), often: float = 0.5) -> list[Frame]:
-    return list(islice(frames(DEV_IDS, seed, faults, often), count))
-
-
-def decode(chunks: Iterator[bytes] | Sequence[bytes], *, idle: bool = False) -> list[Package]:
-    decoder = Decoder()
-    packages: list[Package] = []
-    for chunk in chunks:
-        events = decoder.feed(chunk) + (decoder.end() if idle else [])
-        packages += [event for event in events if isinstance(event, Package)]
-    return packages + [event for event in decoder.end() if isinstance(event, Package)]
-
-
-def promised(entries: Sequence[Entry]) -> list[tuple[object, ...]]:
-    return [
-        (entry.dev_id, dict(entry.fields), dict(entry.groups), entry.missing)
-        for entry in entries
-        if entry.expected
-    ]
-
-
-def understood(packages: Sequence[Package]) -> list[tuple[object, ...]]:
-    return [(one.dev_id, dict(one.fields), dict(one.groups), one.missing) for one in packages]
-
-
-def test_the_same_seed_says_the_same_and_another_seed_something_else() -> None:
-    assert some(40, seed=7, faults=FAULTS) == some(40, seed=7, faults=FAULTS)
-    assert some(1, seed=7) != some(1, seed=8)
-
-
-@pytest.mark.parametrize("faults", [(), *((name,) for name in FAULTS), FAULTS], ids=str)
-@pytest.mark.parametrize("idle", [False, True], ids=["at once", "idle after each frame"])
-def test_the_decoder_gets_exactly_what_the_journal_promises(
-    faults: tuple[str, ...], *, idle: bool
-) -> None:
-    for seed in range(20):
-        sent = some(40, seed, faults)
-        packages = decode([frame.data for frame in sent], idle=idle)
-        assert understood(packages) == promised([frame.entry for frame in sent])
-
-
-def test_the_journal_also_holds_byte_by_byte() -> None:
-    sent = some(60, faults=FAULTS)
-    bytes_one_by_one = [bytes([byte]) for frame in sent for byte in frame.data]
-    assert understood(decode(bytes_one_by_one)) == promised([frame.entry for frame in sent])
-
-
-def test_types_are_those_of_the_record() -> None:
-    for frame in some(40):
-        for name, value in frame.entry.fields.items():
-            expected = {"packet": int, "satellites": int, "battery": bool}.get(name, float)
-            assert type(value) is expected, name
-    assert b"humidity=40\r\n" in b"".join(frame.data for frame in some(40))
-
-
-@pytest.mark.parametrize("fault", ["garbage", "nan", "half", "reset"])
-def test_a_spoiling_fault_leaves_something_to_reject(fault: str) -> None:
-    decoder = Decoder()
-    events = [event for frame in some(40, faults=[fault]) for event in decoder.feed(frame.data)]
-    assert any(isinstance(event, Rejected) for event in events)
-
-
-def test_the_other_faults_do_what_their_names_say() -> None:
-    assert any(frame.entry.missing for frame in some(40, faults=["missing"]))
-    assert any(frame.pause == 0 for frame in some(40, faults=["burst"]))
-    assert any(frame.pause > 2 for frame in some(40, faults=["silence"]))
-    ends = {frame.data.endswith(b"\r\n") for frame in some(80, faults=["crlf"])}
-    assert ends == {True, False}
-    assert any(not frame.entry.expected for frame in some(200, faults=["half"]))
-
-
-def test_the_orbit_and_the_weather_look_like_data() -> None:
-    rows = [frame.entry.fields for frame in some(2000) if frame.entry.dev_id == "sim01"]
-    for row in rows:
-        assert abs(row["lat"]) <= 51.7
-        assert abs(row["long"]) <= 180
-        assert 400_000 < row["alt"] < 430_000
-        assert 0 <= row["humidity"] <= 100
-        assert 950 < row["pressure"] < 1050
-        assert 0 < row["pm25"] < row["pm10"]
-    for one, two in pairwise(rows):
-        assert abs(one["lat"] - two["lat"]) < 0.3
-        assert abs(one["temperature"] - two["temperature"]) < 3
-    assert max(row["lat"] for row in rows) - min(row["lat"] for row in rows) > 50
 
 
 class FakeLine:
@@ -204,18 +119,13 @@ def test_a_stall_is_not_made_up_for_by_a_burst() -> None:
     assert waited.count(0.0) <= 2
 
 
-def test_the_journal_is_read_as_it_was_written() -> None:
-    for frame in some(100, faults=FAULTS):
-        assert Entry.from_json(frame.entry.to_json()).to_json() == frame.entry.to_json()
-
-
 # --- as a program -------------------------------------------------------------------------------
 
 
 @contextmanager
 def simulator(*arguments: str) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "unisat_agent.simulate", *arguments],
+        [sys.executable, "-m", "unisat_agent.simulator.run", *arguments],
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -270,6 +180,22 @@ def test_a_count_of_packages_on_a_pty(tmp_path: Path) -> None:
     assert not link.is_symlink()
 
 
+def test_the_agent_reads_checksums_and_carriage_returns_alone(tmp_path: Path) -> None:
+    link, journal = tmp_path / "usb", tmp_path / "journal"
+    with (
+        simulator(
+            "--link", str(link), "--journal", str(journal), "--count", "10", "--speed", "50",
+            "--crc", "--line-end", "cr",
+        ) as process,
+        running(str(link)) as agent,
+    ):  # fmt: skip
+        assert process.wait(30) == 0
+    packages = [event for event in agent.spy.events if isinstance(event, Package)]
+    assert understood(packages) == promised(list(read_journal(journal).values()))
+    assert all(package.checked for package in packages)
+    assert agent.spy.reasons() == []
+
+
 def test_signals_pull_the_cable_plug_it_in_and_end_the_run(tmp_path: Path) -> None:
     link, journal = tmp_path / "usb", tmp_path / "journal"
 
@@ -293,6 +219,20 @@ def test_signals_pull_the_cable_plug_it_in_and_end_the_run(tmp_path: Path) -> No
         assert process.wait(10) == 0
     entries = list(read_journal(journal).values())
     assert understood(decode([read])) == promised(entries)
+
+
+def test_a_frozen_simulator_goes_on(tmp_path: Path) -> None:
+    link = tmp_path / "port"
+    with simulator("--link", str(link), "--interval", "0.3") as process:
+        wait_until(link.exists, 10, "the pty")
+        with link.open("rb", buffering=0) as port:
+            for _ in range(3):
+                process.send_signal(signal.SIGSTOP)
+                # Longer than the wait for the next package.
+                threading.Event().wait(0.7)
+                process.send_signal(signal.SIGCONT)
+                assert port.read(1)
+        assert process.poll() is None
 
 
 def test_a_receiver_over_tcp(tmp_path: Path) -> None:
@@ -331,12 +271,13 @@ def test_a_tcp_receiver_that_comes_and_goes() -> None:
 
 
 def test_a_serial_port_is_the_far_end_of_a_pty() -> None:
-    far = Pty()
-    line = SerialLine(far.device, 9600)
+    master, slave = os.openpty()
+    line = SerialLine(os.ttyname(slave), 9600)
     assert line.write(b"devID=u01kz\r\n") == 13
-    assert os.read(far._master, 100) == b"devID=u01kz\r\n"
+    assert os.read(master, 100) == b"devID=u01kz\r\n"
     line.close()
-    far.close()
+    os.close(slave)
+    os.close(master)
 
 
 def test_what_can_not_be_done_is_said_in_one_line(tmp_path: Path) -> None:

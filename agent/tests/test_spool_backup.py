@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from unisat_agent import spool_tools
 from unisat_agent.clock import ClockState
 from unisat_agent.errors import SpoolError
 from unisat_agent.record import Row, Stamp
-from unisat_agent.spool import Spool
-from unisat_agent.spool_file import SINKS
+from unisat_agent.spool import tools as spool_tools
+from unisat_agent.spool.backup import backup, restore
+from unisat_agent.spool.queue import Spool
+from unisat_agent.spool.schema import SINKS
 
 BOOT = "5f1c1c5c-6a1e-4a52-9d0c-1b1f6f0c9f10"
 MAX_BYTES = 4 * 1024 * 1024
@@ -44,7 +45,7 @@ def test_a_copy_is_one_private_whole_file_with_every_row(tmp_path: Path) -> None
     copy = tmp_path / "copy.db"
     with opened(tmp_path / "spool.db") as spool:
         rows = append(spool, 50)
-        spool_tools.backup(spool.path, copy)
+        backup(spool.path, copy)
         append(spool, 1)  # the agent goes on
     assert ids(list(spool_tools.rows(copy))) == ids(rows)
     assert stat.S_IMODE(copy.stat().st_mode) == 0o600
@@ -55,13 +56,13 @@ def test_a_copy_is_never_written_over(tmp_path: Path) -> None:
     copy = tmp_path / "copy.db"
     copy.write_text("somebody else's")
     with opened(tmp_path / "spool.db") as spool, pytest.raises(SpoolError, match="File exists"):
-        spool_tools.backup(spool.path, copy)
+        backup(spool.path, copy)
     assert copy.read_text() == "somebody else's"
 
 
 def test_no_copy_is_left_of_a_spool_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(SpoolError, match="no spool yet"):
-        spool_tools.backup(tmp_path / "spool.db", tmp_path / "copy.db")
+        backup(tmp_path / "spool.db", tmp_path / "copy.db")
     assert not list(tmp_path.iterdir())
 
 
@@ -72,11 +73,11 @@ def test_a_lost_spool_comes_back_with_what_each_sink_lacked(tmp_path: Path) -> N
         spool.settle("local", rows)
         spool.settle("hub", rows[:4])
         spool.bury("hub", rows[4], "refused", "400")
-        spool_tools.backup(spool.path, copy)
+        backup(spool.path, copy)
         old_epoch = spool.epoch
 
     with opened(tmp_path / "new.db") as spool:
-        assert spool_tools.restore(spool, copy) == 6
+        assert restore(spool, copy) == 6
         assert waiting(spool, "local") == {}
         found = waiting(spool, "hub")
         assert found.keys() == ids(rows[4:])
@@ -92,12 +93,12 @@ def test_restoring_twice_or_into_the_same_spool_doubles_nothing(tmp_path: Path) 
     copy = tmp_path / "copy.db"
     with opened(tmp_path / "spool.db") as spool:
         append(spool, 5)
-        spool_tools.backup(spool.path, copy)
-        assert spool_tools.restore(spool, copy) == 0
+        backup(spool.path, copy)
+        assert restore(spool, copy) == 0
         assert spool.pending("hub") == 5
     with opened(tmp_path / "new.db") as spool:
-        assert spool_tools.restore(spool, copy) == 5
-        assert spool_tools.restore(spool, copy) == 0
+        assert restore(spool, copy) == 5
+        assert restore(spool, copy) == 0
         assert spool.pending("local") == 5
     with opened(tmp_path / "new.db") as spool:  # counted anew from the file
         assert spool.pending("local") == 5
@@ -107,9 +108,9 @@ def test_a_damaged_copy_is_refused(tmp_path: Path) -> None:
     copy = tmp_path / "copy.db"
     with opened(tmp_path / "spool.db") as spool:
         append(spool, 200)
-        spool_tools.backup(spool.path, copy)
+        backup(spool.path, copy)
         content = bytearray(copy.read_bytes())
         content[20_000:30_000] = bytes(10_000)
         copy.write_bytes(content)
         with pytest.raises(SpoolError, match="damaged"):
-            spool_tools.restore(spool, copy)
+            restore(spool, copy)

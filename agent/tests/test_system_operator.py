@@ -38,7 +38,11 @@ def test_every_command_beside_a_running_agent(make_station: MakeStation) -> None
     station.drain()
     with station.satellite(devices=1) as satellite:
         station.wait_status(
-            lambda status: (status["last_record"] or {}).get("devID") == satellite.devices[0],
+            # Twice: it is believed from its second package on.
+            lambda status: (
+                (last := status["last_record"] or {}).get("devID") == satellite.devices[0]
+                and last["packet"] >= 2
+            ),
             "the satellite to be heard",
         )
         succeed(station, "check", "--offline")
@@ -47,7 +51,7 @@ def test_every_command_beside_a_running_agent(make_station: MakeStation) -> None
         assert succeed(station, "ports", "--listen", "0")
         assert json.loads(succeed(station, "status", "--json"))["station"] == "station"
     station.drain()
-    assert "whole" in succeed(station, "spool", "check")
+    assert "intact" in succeed(station, "spool", "check")
     stored = station.records(station.hub)
     lines = [json.loads(line) for line in succeed(station, *EXPORT, "jsonl").splitlines()]
     assert sorted(line["id"] for line in lines) == sorted(record["id"] for record in stored)
@@ -86,7 +90,7 @@ def test_damaged_spool_is_set_aside_and_salvaged(make_station: MakeStation, dama
     station = make_station()
     station.start_agent()
     station.valve.set(Mode.CUT)
-    with station.satellite(count=60, interval_s=0.1):
+    with station.satellite(count=120, interval_s=0.05):
         pass
     station.wait_status(
         lambda status: status["sinks"]["local"]["pending"] == 0, "the local Kinto to have all"
@@ -94,9 +98,12 @@ def test_damaged_spool_is_set_aside_and_salvaged(make_station: MakeStation, dama
     station.stop_agent()
     size = station.spool.stat().st_size
     with station.spool.open("r+b") as file:
-        first, last = (0, size) if damage == "the whole file" else (size // 3, size // 2)
+        # The schema stands at the beginning: without it no row can be read.
+        first, last = (0, size) if damage == "the whole file" else (size * 2 // 3, size * 5 // 6)
         file.seek(first)
         file.write(os.urandom(last - first))
+    # A start does not read every row. The check does, and has the next start set the file aside.
+    assert station.cli("spool", "check").returncode == 1
     station.start_agent(wait=False)
     station.wait_status(
         lambda status: any("aside" in problem for problem in status["problems"]),
@@ -105,8 +112,11 @@ def test_damaged_spool_is_set_aside_and_salvaged(make_station: MakeStation, dama
     (aside,) = station.spool.parent.glob("spool.db.corrupt-?")
     assert aside.stat().st_size == size
     assert str(aside) in succeed(station, "spool", "check")
-    salvaged = station.status()["sinks"]["hub"]["pending"]
-    assert salvaged == 0 if damage == "the whole file" else 10 < salvaged < 60
+    if damage == "some pages":
+        # In the background, after the agent is ready.
+        station.wait_status(
+            lambda status: 10 < status["sinks"]["hub"]["pending"] < 120, "the intact rows"
+        )
     station.valve.set(Mode.OPEN)
     # What the damage cost is in the local Kinto, from where the hub gets it.
     succeed(station, "reconcile")
@@ -119,7 +129,8 @@ def test_damaged_spool_is_set_aside_and_salvaged(make_station: MakeStation, dama
 
 
 def test_stop_finishes_the_package_in_hand(make_station: MakeStation) -> None:
-    station = make_station()
+    # Named: a devID that is not is believed from its second package on.
+    station = make_station(config={"station": {"devices": ["inhand"]}})
     cable = Cable(station.link)
     station.provision_hub("inhand")
     station.start_agent()
@@ -197,8 +208,9 @@ def test_clock_that_is_right_only_later(make_station: MakeStation, hold_s: int) 
         assert begun - second <= received <= ended + second
         assert type(record["timestamp"]) is int
         assert record["timestamp"] == int(received.timestamp())
+    # Packages of one read have one time: their numbers, not the hub's order, say which came first.
     in_order = sorted(records, key=lambda record: int(record["seq"]))
-    assert in_order == sorted(records, key=lambda record: str(record["received_at"]))
+    assert in_order == sorted(in_order, key=lambda record: str(record["received_at"]))
     station.prove_life()
 
 
@@ -241,20 +253,20 @@ def test_restored_database_becomes_equal_again(make_station: MakeStation, which:
 def test_refused_records_are_kept_and_can_be_retried(make_station: MakeStation) -> None:
     station = make_station()
     station.start_agent()
-    with station.satellite(devices=1, count=12, interval_s=0.2) as satellite:
+    # Healthy packages come before and after them, which shows whose fault it is.
+    refused = {"not": {"enum": [5, 6, 7]}}
+    with station.satellite(devices=1, interval_s=0.2) as satellite:
         (device,) = satellite.devices
         station.client(station.hub).patch_collection(
-            id=device,
-            data={"schema": {"type": "object", "properties": {"packet": {"maximum": 4}}}},
+            id=device, data={"schema": {"type": "object", "properties": {"packet": refused}}}
         )
-    station.wait_status(
-        lambda status: status["sinks"]["hub"]["dead"] > 0 and not status["sinks"]["hub"]["pending"],
-        "the hub to refuse some",
-    )
-    station.wait_status(lambda s: s["sinks"]["local"]["pending"] == 0, "local to have all")
+        station.wait_status(
+            lambda status: status["sinks"]["hub"]["dead"] == 3, "the hub to refuse three"
+        )
+    station.drain()
     dead = [json.loads(line) for line in succeed(station, "dead", "list", "--json").splitlines()]
     there = station.records(station.hub)
-    assert len(dead) + len(there) == len(station.records(station.local)) == 12
+    assert len(dead) + len(there) == len(station.records(station.local))
     assert {entry["record"]["id"] for entry in dead}.isdisjoint(record["id"] for record in there)
     assert {entry["sink"] for entry in dead} == {"hub"}
     assert device in succeed(station, "dead", "list")
@@ -297,7 +309,7 @@ def test_wrong_password_pauses_the_sink_alone(make_station: MakeStation) -> None
 
 
 def test_types_as_the_mobile_app_reads_them(make_station: MakeStation) -> None:
-    station = make_station()
+    station = make_station(config={"station": {"devices": ["typed"]}})
     cable = Cable(station.link)
     station.provision_hub("typed")
     station.start_agent()

@@ -1,6 +1,6 @@
 """Nothing committed is lost, nothing arrives twice, whatever happens in between.
 
-Each test runs a station of real processes (rig/station.py says what the judge demands), breaks it
+Each test runs a station of real processes (rig/oracle.py says what the judge demands), breaks it
 while a satellite sends, lets it heal, and judges; then one fresh package has to arrive. `make soak`
 does the same for hours.
 """
@@ -11,8 +11,9 @@ import random
 
 import pytest
 
-from rig import faults
-from rig.station import MakeStation, OracleError
+from rig import faults, schedule
+from rig.oracle import OracleError
+from rig.station import MakeStation
 from rig.valve import Mode
 
 # What a satellite does wrong by itself while everything else breaks.
@@ -143,3 +144,18 @@ def test_wall_clock_stepped_by_years(make_station: MakeStation, rng: random.Rand
             faults.step_clock(station, clock, rng)
     station.drain()
     assert station.prove_life().excused == 0
+
+
+def test_everything_at_random(make_station: MakeStation) -> None:
+    """Agent, both Kintos, both PostgreSQL and the network, overlapping; `make soak` does it longer.
+
+    The seed is fixed: the same troubles at the same moments each time.
+    """
+    troubles = schedule.schedule(random.Random(18), 12)
+    assert {trouble.part for trouble in troubles} == set(schedule.Part)
+    station = make_station()
+    station.start_agent()
+    with station.satellite(faults=UNRULY):
+        schedule.run(station, troubles)
+    station.drain()
+    assert station.prove_life().verdict.sent > 20

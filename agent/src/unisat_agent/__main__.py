@@ -2,6 +2,6 @@
 
 import sys
 
-from unisat_agent.cli import main
+from unisat_agent.cli.main import main
 
 sys.exit(main())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import time
+from collections.abc import Callable
 from enum import IntEnum
 from pathlib import Path
 from typing import Protocol
@@ -42,6 +43,9 @@ class Clock(Protocol):
     def uptime_ms(self) -> int:
         """Milliseconds since boot, sleep included; never jumps."""
 
+    def monotonic(self) -> float:
+        """Seconds that never jump, from an arbitrary start: for time-outs and back-off."""
+
     def synchronised(self) -> bool:
         """Whether the wall clock is right."""
 
@@ -52,12 +56,17 @@ class SystemClock:
     Args:
         source: What says that the wall clock is right: "kernel" (adjtimex(2), which chrony and
             systemd-timesyncd keep), "always", or the path of a file that exists once it is.
+        adjtimex: The system call, for "kernel"; fills a struct timex, negative where it fails.
     """
 
-    def __init__(self, source: str = "kernel") -> None:
+    def __init__(
+        self,
+        source: str = "kernel",
+        adjtimex: Callable[[ctypes.Array[ctypes.c_char]], int] | None = None,
+    ) -> None:
         self._source = source
         self._boot_id = _BOOT_ID.read_text(encoding="ascii").strip()
-        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._adjtimex = adjtimex or ctypes.CDLL(None, use_errno=True).adjtimex
 
     @property
     def boot_id(self) -> str:
@@ -72,6 +81,10 @@ class SystemClock:
         """Milliseconds since boot, sleep included."""
         return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
 
+    def monotonic(self) -> float:
+        """Seconds that never jump."""
+        return time.monotonic()
+
     def synchronised(self) -> bool:
         """Whether the wall clock is right; False where the kernel refuses to tell."""
         if self._source == "always":
@@ -80,7 +93,7 @@ class SystemClock:
             # Not Path.exists(), which raises where the folder may not be entered.
             return os.access(self._source, os.F_OK)
         timex = ctypes.create_string_buffer(_TIMEX_BYTES)
-        if self._libc.adjtimex(timex) < 0:
+        if self._adjtimex(timex) < 0:
             return False
         status = ctypes.c_int.from_buffer(timex, _TIMEX_STATUS_OFFSET).value
         return not status & _STA_UNSYNC

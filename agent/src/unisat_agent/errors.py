@@ -2,11 +2,11 @@
 
 
 class AgentError(Exception):
-    """A failure whose text is one sentence for the operator: what is wrong, and the mend."""
+    """A failure whose text is one sentence for the operator: what is wrong, and the fix."""
 
 
 class ConfigError(AgentError):
-    """The configuration can't be used; `problems` holds one line for each thing to mend."""
+    """The configuration can't be used; `problems` holds one line for each thing to fix."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))

@@ -16,7 +16,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from unisat_agent.clock import ClockState
-from unisat_agent.psott import Package, is_identifier
+from unisat_agent.protocols.events import Package
+from unisat_agent.protocols.psott import is_identifier
 
 Record = dict[str, Any]
 
@@ -80,6 +81,8 @@ def payload_of(package: Package) -> str:
     content: Record = {"groups": {name: list(fields) for name, fields in package.groups.items()}}
     if package.missing:
         content["missing"] = list(package.missing)
+    if package.checked:
+        content["crc"] = True
     return _canonical(content | dict(package.fields))
 
 

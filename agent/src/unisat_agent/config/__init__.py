@@ -1,0 +1,1 @@
+"""The configuration: its model, and how the file is read and checked."""

@@ -1,0 +1,1 @@
+"""Spool → Kinto: couriers, what answers mean, and reconciling."""

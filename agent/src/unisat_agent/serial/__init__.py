@@ -1,0 +1,1 @@
+"""The serial side: ports, the reader of each, and what takes its packages to the spool."""

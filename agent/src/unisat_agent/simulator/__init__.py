@@ -1,0 +1,1 @@
+"""A simulated satellite, and the serial line that it sends over."""

@@ -1,0 +1,1 @@
+"""The spool: the agent's durable queue."""
