@@ -13,9 +13,9 @@ What ``provision`` reads (every key may be missing but ``admin_password`` and ``
      "accounts": {"agent": "its password"},
      "writers": {"u01kz": "almaty"}}
 
-where ``writers`` names the account that may write a collection. An account that was given
-before and is not any more is removed, and its right to write with it; what it wrote stays, and
-so do accounts that were made by hand.
+where ``writers`` names the account that may add records to a collection and read them. An account
+that was given before and is not any more is removed, and its rights with it; what it wrote stays,
+and so do accounts that were made by hand.
 """
 # ruff: noqa: T201 - what it prints is its answer to the role
 
@@ -88,22 +88,35 @@ class Api:
         return found
 
 
-def address() -> str:
-    """Where Kinto listens, seen from inside the container."""
+def server() -> dict[str, str]:
+    """How Kinto is to be served: host, port, threads, and workers where there are several."""
     ini = configparser.RawConfigParser()
     ini.read(INI)
-    host = ini["server:main"]["host"]
+    return dict(ini["server:main"])
+
+
+def address() -> str:
+    """Where Kinto listens, seen from inside the container."""
+    host, port = server()["host"], server()["port"]
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104 - compared only
-    return f"http://{host}:{ini['server:main']['port']}/v1"
+    return f"http://{host}:{port}/v1"
 
 
 def serve() -> int:
     """Migrates the schema (a second when there is nothing to do), then answers requests."""
     import transaction  # noqa: PLC0415 - both take seconds on a Pi
+
+    several = int(server().get("workers", "1")) > 1
+    if several:
+        from unisat_kinto import workers  # noqa: PLC0415 - only where there are several
+
+        workers.share_metrics()
     from kinto.__main__ import main as kinto  # noqa: PLC0415
 
     kinto(["migrate", "--ini", INI])
     transaction.abort()  # or PostgreSQL has an open transaction, and cleans up nothing, ever after
+    if several:
+        workers.Workers(INI, server()).run()
     return int(kinto(["start", "--ini", INI]) or 0)
 
 
@@ -157,6 +170,11 @@ def mark(password: str, *parts: Any) -> str:
     Kinto has no way to ask for a password, and asking for permissions is one request each.
     """
     return hmac.new(password.encode(), json.dumps(parts).encode(), hashlib.sha256).hexdigest()[:32]
+
+
+def writer_mark(password: str, collection: str, writer: str) -> str:
+    """What is kept in a collection whose records that account may add to and read."""
+    return mark(password, collection, writer, "add")
 
 
 def made_before(admin: Api, accounts: dict[str, dict[str, Any]]) -> set[str]:
@@ -215,17 +233,28 @@ def provision(wanted: dict[str, Any]) -> list[str]:
     collections = admin.listing(f"{bucket}/collections")
     writers = wanted.get("writers", {})
     for name, writer in writers.items():
-        data = {"mark": mark(secret, name, writer)}
+        data = {"mark": writer_mark(secret, name, writer)}
         if collections.get(name, {}).get("mark") != data["mark"]:
-            body = {"data": data, "permissions": {"write": [f"account:{writer}"]}}
+            # Not to write: who may, can change and delete.
+            may = {"record:create": [f"account:{writer}"], "read": [f"account:{writer}"]}
+            body = {"data": data, "permissions": {"write": []} | may}
             method = "PATCH" if name in collections else "PUT"
             admin.change(method, f"{bucket}/collections/{name}", body)
             changed.append(f"collection {name} {'changed' if name in collections else 'made'}")
 
+    # Each account's own collection, in which it may change what it wrote: the record `status`.
+    for name in sorted(set(wanted.get("status_of", [])) - set(collections)):
+        body = {"data": {}, "permissions": {"write": [f"account:{name}"]}}
+        admin.change("PUT", f"{bucket}/collections/{name}", body)
+        changed.append(f"status of {name} made")
+
     for gone in sorted(ours - given - {"admin"}):
         for name, data in collections.items():
-            if data.get("mark") == mark(secret, name, gone) and name not in writers:
-                body = {"data": {"mark": ""}, "permissions": {"write": []}}
+            # Earlier versions let it write, under another mark.
+            its = {writer_mark(secret, name, gone), mark(secret, name, gone)}
+            if data.get("mark") in its and name not in writers:
+                nobody: Permissions = {"write": [], "record:create": [], "read": []}
+                body = {"data": {"mark": ""}, "permissions": nobody}
                 admin.change("PATCH", f"{bucket}/collections/{name}", body)
                 changed.append(f"collection {name} closed")
         if gone in accounts:
@@ -236,6 +265,30 @@ def provision(wanted: dict[str, Any]) -> list[str]:
     return changed
 
 
+def keep_batch_to_data(event: Any) -> None:
+    """Refuses what a batch could carry past the server in front of a hub's Kinto.
+
+    That one sees the batch alone: it lets nothing but buckets through, and slows down whoever
+    tries passwords.
+    """
+    from kinto.core.errors import http_error  # noqa: PLC0415 - takes seconds on a Pi
+    from pyramid.httpexceptions import HTTPForbidden  # noqa: PLC0415
+
+    request = event.request
+    batch = getattr(request, "parent", None)
+    if batch is None:
+        return
+    if not request.path.startswith("/v1/buckets"):
+        raise http_error(HTTPForbidden(), message="A batch may ask for buckets alone.")
+    if request.headers.get("Authorization") != batch.headers.get("Authorization"):
+        raise http_error(HTTPForbidden(), message="A batch has one login, its own.")
+
+
+def includeme(config: Any) -> None:
+    """What ``kinto.includes`` loads on a hub."""
+    config.add_subscriber(keep_batch_to_data, "pyramid.events.NewRequest")
+
+
 def main() -> int:
     """Runs the one command."""
     command = sys.argv[1] if len(sys.argv) > 1 else ""
@@ -244,7 +297,7 @@ def main() -> int:
     if command == "health":
         return health()
     if command != "provision":
-        print("usage: unisat_kinto.py serve | health | provision", file=sys.stderr)
+        print("usage: unisat_container.py serve | health | provision", file=sys.stderr)
         return 2
     try:
         for line in provision(json.load(sys.stdin)):

@@ -1,0 +1,1 @@
+"""The open archive: records that are too old for the hub's database, as files for ever."""
