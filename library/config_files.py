@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,12 @@ options:
         description: Command that must accept the text, which it finds in a file named %s.
         type: str
       secret: {description: Keep the text out of --diff., type: bool, default: false}
+      unit:
+        description:
+          - The systemd unit that reads the file. Where it runs, and was last started or reloaded
+            before the file was written, the file counts as changed, and so notifies. What a run
+            wrote that was killed before its handlers is applied by the next one.
+        type: str
 author: UniSat
 """
 
@@ -56,7 +64,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 paths:
-  description: The files that were changed, or would be with --check.
+  description: The files that were changed, or would be with --check, or wait for their unit.
   type: list
   elements: str
   returned: always
@@ -72,6 +80,7 @@ OPTIONS: dict[str, Any] = {
     "group": {"default": "root"},
     "validate": {"type": "str"},
     "secret": {"type": "bool", "default": False},
+    "unit": {"type": "str"},
 }
 
 
@@ -121,6 +130,7 @@ def write(module: AnsibleModule, item: dict[str, Any]) -> None:
     dest = Path(item["dest"])
     if item["state"] == "absent":
         dest.unlink()
+        sync(dest.parent)
         return
     dest.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     new = dest.with_name(f".{dest.name}.new")
@@ -135,6 +145,16 @@ def write(module: AnsibleModule, item: dict[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
     new.replace(dest)
+    sync(dest.parent)
+
+
+def sync(folder: Path) -> None:
+    """Put the names in a folder on the disk."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 def attributes(path: Path, item: dict[str, Any]) -> dict[str, Any]:
@@ -142,6 +162,36 @@ def attributes(path: Path, item: dict[str, Any]) -> dict[str, Any]:
     unset = ("seuser", "serole", "setype", "selevel", "secontext", "attributes")
     wanted = {key: item[key] for key in ("mode", "owner", "group")}
     return {**dict.fromkeys(unset), "path": str(path), **wanted}
+
+
+def read_at(module: AnsibleModule, unit: str) -> float:
+    """How many seconds ago a unit read its files, which is infinite where it has yet to.
+
+    An age, and not a time of day: a Raspberry Pi boots with a wrong clock.
+    """
+    wanted = "ActiveState,NeedDaemonReload,StateChangeTimestampMonotonic"
+    code, out, _ = module.run_command(["systemctl", "show", f"--property={wanted}", unit])
+    said = dict(line.split("=", 1) for line in out.splitlines() if "=" in line)
+    if not code and said.get("NeedDaemonReload") == "yes":
+        return math.inf
+    if code or said.get("ActiveState") != "active":
+        return 0.0  # Its next start reads what is there.
+    return time.monotonic() - int(said["StateChangeTimestampMonotonic"]) / 1_000_000
+
+
+def waiting(module: AnsibleModule, files: list[dict[str, Any]]) -> list[str]:
+    """The files that were written after their units last read them."""
+    units = {item["unit"] for item in files if item["unit"]}
+    ages_s = {unit: read_at(module, unit) for unit in units}
+    found = []
+    for item in files:
+        dest = item["dest"]
+        if item["unit"] and item["state"] == "present" and os.path.lexists(dest):
+            # Negative, it was written by a clock that was wrong.
+            age_s = time.time() - os.lstat(dest).st_mtime
+            if 0 <= age_s < ages_s[item["unit"]]:
+                found.append(dest)
+    return found
 
 
 def main() -> None:
@@ -199,6 +249,7 @@ def main() -> None:
         if module.set_fs_attributes_if_different(attributes(dest, item), changed=False, diff=diff):
             paths.append(item["dest"])
             note(item, f"{diff.get('before')}\n", f"{diff.get('after')}\n")
+    paths += [dest for dest in waiting(module, files) if dest not in paths]
     module.exit_json(changed=bool(paths), paths=paths, diff=diffs)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -17,8 +18,13 @@ description:
   - C(packages) holds what is installed, by name, in the form of ansible.builtin.package_facts. A
     package that was unpacked and not set up, which that module takes for installed, is not in it.
   - C(postgres_clusters) holds the database clusters that were made whole, such as C(17/main).
+  - C(kinto_clusters) holds those of them that this product configured, by version, with what starts
+    them, V(auto) or V(manual). An upgrade leaves the older one V(manual) until it is proven.
   - C(install_interrupted) says that apt was cut off, which C(dpkg --configure -a) finishes.
+  - C(docker_guests) names the containers of docker that are not this product's.
   - C(var_free_mb) says how much of the disk is free under C(/var).
+  - C(station) says who owns the settings, V(card) (unisat.toml) or V(controller), whether the
+    program for the card is there, and what the card goes on to set.
 author: UniSat
 """
 
@@ -29,6 +35,7 @@ EXAMPLES = r"""
 
 QUERY = ["dpkg-query", "-W", "-f=${Package}\t${Version}\t${Architecture}\t${db:Status-Status}\n"]
 JOURNAL = Path("/var/lib/dpkg/updates")
+OWN_CONTAINER = "unisat-kinto"
 CLUSTERS = Path("/etc/postgresql")
 # What ansible.builtin.apt writes for the time that it runs, so that no service starts by itself.
 POLICY, NOTHING_STARTS = Path("/usr/sbin/policy-rc.d"), "#!/bin/sh\nexit 101\n"
@@ -57,6 +64,53 @@ def clusters() -> list[str]:
     ]
 
 
+def kinto_clusters(etc: Path) -> dict[str, str]:
+    """What starts the main cluster of each version that has this product's settings."""
+    return {
+        file.parents[2].name: next(
+            (
+                line.strip()
+                for line in (file.parents[1] / "start.conf").read_text().splitlines()
+                if line.strip() and not line.startswith("#")
+            ),
+            "auto",
+        )
+        for file in sorted(etc.glob("*/main/conf.d/unisat.conf"))
+        if (file.parents[1] / "start.conf").exists()
+    }
+
+
+def docker_guests(root: Path) -> list[str]:
+    """The containers that somebody else runs here; read from docker's files, for it may be off."""
+    names = []
+    for file in sorted((root / "var/lib/docker/containers").glob("*/config.v2.json")):
+        try:
+            name = str(json.loads(file.read_text(encoding="utf-8")).get("Name", "")).strip("/")
+        except (OSError, ValueError):
+            continue
+        if name and name != OWN_CONTAINER:
+            names.append(name)
+    return names
+
+
+def station(root: Path) -> dict[str, Any]:
+    """Who owns the settings, and what unisat.toml on the card sets of them in any case."""
+    state = root / "var/lib/unisat-station"
+    program = (root / "usr/local/sbin/unisat-station").exists()
+    owner = state / "owner"
+    try:
+        card = json.loads((state / "applied.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        card = {}
+    said = owner.read_text(encoding="utf-8").strip() if owner.exists() else ""
+    return {
+        "owner": said or ("card" if program else "controller"),
+        "has_program": program,
+        "first_boot_done": not program or (state / "first-boot-done").exists(),
+        "timezone": card.get("station.timezone", "") if program else "",
+    }
+
+
 def policy_left(module: AnsibleModule) -> bool:
     """Whether apt's caller was killed and left the rule behind that nothing is to start."""
     # In the chroot of an image it is the builder's.
@@ -73,7 +127,10 @@ def main() -> None:
     facts: dict[str, Any] = {
         "packages": found,
         "postgres_clusters": clusters(),
+        "kinto_clusters": kinto_clusters(CLUSTERS),
         "install_interrupted": waiting or journal or policy_left(module),
+        "station": station(Path("/")),
+        "docker_guests": docker_guests(Path("/")),
         "var_free_mb": shutil.disk_usage("/var").free >> 20,
     }
     module.exit_json(changed=False, ansible_facts=facts)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import configparser
+import contextlib
+import datetime
 import json
 import re
 import shutil
+import sqlite3
 import subprocess
 import time
 import tomllib
@@ -56,12 +59,20 @@ flowing:
   description: Whether a record came in during the last minute.
   type: bool
   returned: always
+spool:
+  description: The path of the agent's spool, and the version of its schema; null without a spool.
+  type: dict
+  returned: always
 """
 
 AGENT_TOML = Path("/etc/unisat-agent/agent.toml")
 KINTO_INI = Path("/etc/unisat-kinto/kinto.ini")
 KINTO_UNIT = Path("/etc/systemd/system/unisat-kinto.service")
 CURRENT = Path("/opt/unisat-agent/current")
+REBOOT_REQUIRED = Path("/run/reboot-required")
+REBOOT_DUE = "an update takes effect with the next reboot: sudo reboot, when it suits"
+# Debian's security updates come to the host daily, and to Kinto's container with a new image alone.
+IMAGE_DAYS = 60
 SINKS = ("local", "hub")
 HEALTHS = ("ok", "degraded", "failed")
 FLOW_S = 60
@@ -95,12 +106,21 @@ def kinto_url() -> str:
     return f"http://{host}:{server.get('port', '8888')}/v1"
 
 
-def agent_url() -> str:
-    """Where the agent answers, by its own configuration."""
-    listen = "127.0.0.1:8890"
-    if AGENT_TOML.exists():
-        listen = tomllib.loads(AGENT_TOML.read_text()).get("status", {}).get("listen", listen)
-    return f"http://{listen}"
+def agent_setting(table: str, key: str, default: str) -> str:
+    """A setting of the agent, by its own configuration."""
+    settings = tomllib.loads(AGENT_TOML.read_text()) if AGENT_TOML.exists() else {}
+    return str(settings.get(table, {}).get(key, default))
+
+
+def spool() -> dict[str, Any] | None:
+    """Where the spool is, and which schema it has; also while no agent runs."""
+    path = agent_setting("spool", "path", "/var/lib/unisat-agent/spool.db")
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+            ((schema,),) = db.execute("PRAGMA user_version").fetchall()
+    except sqlite3.Error:
+        return None
+    return {"path": path, "schema": schema}
 
 
 def output(*command: str) -> str:
@@ -115,6 +135,25 @@ def restarts(agent: bool) -> int:
     units = ["unisat-kinto", "unisat-agent"] if agent else ["unisat-kinto"]
     found = output("systemctl", "show", "--property=NRestarts", *units)
     return sum(int(number) for number in re.findall(r"=(\d+)", found))
+
+
+def image_note(engine: str, image: str, today: datetime.date) -> str:
+    """What there is to say of the age of Debian's Python and libc in Kinto's image; empty if new.
+
+    Args:
+        engine: docker or podman.
+        image: Its name.
+        today: The present date.
+    """
+    made = output(engine, "image", "inspect", "--format", "{{json .Created}}", image).strip('"')
+    with contextlib.suppress(ValueError):
+        days = (today - datetime.date.fromisoformat(made[:10])).days
+        if days > IMAGE_DAYS:
+            return (
+                f"Kinto's container was built {days} days ago, and has Debian's security updates "
+                f"of then: set kinto_image_revision to {today} in the inventory and run update.yml"
+            )
+    return ""
 
 
 def undervoltage() -> str:
@@ -138,8 +177,15 @@ def is_recent(record: dict[str, Any] | None) -> bool:
 def look(agent: bool) -> dict[str, Any]:
     """How the station is at this moment."""
     kinto_status, kinto = fetch(f"{kinto_url()}/__heartbeat__")
-    image = re.search(r"unisat-kinto:\S+", KINTO_UNIT.read_text()) if KINTO_UNIT.exists() else None
+    unit = KINTO_UNIT.read_text() if KINTO_UNIT.exists() else ""
+    image = re.search(r"unisat-kinto:\S+", unit)
+    engine = "podman" if "/podman run" in unit else "docker"
     disk = shutil.disk_usage("/var/lib")
+    today = datetime.datetime.now(datetime.UTC).date()
+    notes = [
+        REBOOT_DUE if REBOOT_REQUIRED.exists() else "",
+        image_note(engine, image[0], today) if image else "",
+    ]
     found: dict[str, Any] = {
         "kinto": kinto_status == 200,
         "kinto_detail": "" if kinto_status == 200 else f"Kinto does not answer: {kinto}",
@@ -152,12 +198,14 @@ def look(agent: bool) -> dict[str, Any]:
         "disk_free_percent": 100 * disk.free // disk.total,
         "undervoltage": undervoltage(),
         "flowing": False,
+        "spool": spool() if agent else None,
+        "notes": [note for note in notes if note],
     }
     if not agent:
         found["health"] = "ok" if found["kinto"] else "failed"
         found["problems"] = [found["kinto_detail"]] if found["kinto_detail"] else []
         return found
-    status, said = fetch(f"{agent_url()}/status")
+    status, said = fetch(f"http://{agent_setting('status', 'listen', '127.0.0.1:8890')}/status")
     if status != 200 or not isinstance(said, dict):
         found["health"] = "failed"
         found["problems"] = [f"the agent does not answer: {said}"]
@@ -186,6 +234,9 @@ def lacking(found: dict[str, Any], wanted: dict[str, Any], seen: dict[str, int])
         return ""
     if "version" not in found:
         return str(found["problems"][0])
+    running = found["version"].partition("+")[2]
+    if running and found["release"] and running != found["release"]:
+        return f"the agent that runs is still {running}, and not {found['release']}"
     if HEALTHS.index(found["health"]) > HEALTHS.index(wanted["worst"]):
         return f"the agent's health is {found['health']}: {'; '.join(found['problems'])}"
     for name in wanted["flow"]:

@@ -17,7 +17,8 @@ name: unisat_secret
 author: UniSat
 short_description: a host's secret, made on first use
 description:
-  - Reads C(DIRECTORY/HOST/NAME) on the controller, or makes it, with 32 random characters.
+  - Reads C(DIRECTORY/HOST/NAME) on the controller, or makes it, with 32 random characters. With
+    C(--check) nothing is made.
   - A file that C(ansible-vault encrypt) encrypted is decrypted with the vault password given.
   - DIRECTORY is the variable C(unisat_secrets_dir), by default C(secrets) beside the inventory.
 options:
@@ -32,6 +33,17 @@ options:
 LENGTH = 32
 ALPHABET = string.ascii_letters + string.digits  # safe in an address and in a settings file
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+
+
+# Stands for a secret in a dry run.
+NOT_MADE = "made-by-the-first-real-run"
+
+
+def make_folder(folder: Path) -> None:
+    """Makes the folder of all secrets, which git leaves alone wherever it lies."""
+    if not folder.exists():
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (folder / ".gitignore").write_text("*\n")
 
 
 class LookupModule(LookupBase):
@@ -49,10 +61,14 @@ class LookupModule(LookupBase):
         for part in (host, *terms):
             if not NAME.fullmatch(part):
                 raise AnsibleLookupError(f"{part!r} cannot be the name of a secret or its host")
-        return [self._read(Path(folder, host, name)) for name in terms]
+        dry = bool(known.get("ansible_check_mode"))
+        return [self._read(Path(folder, host, name), dry=dry) for name in terms]
 
-    def _read(self, path: Path) -> str:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    def _read(self, path: Path, *, dry: bool) -> str:
+        if dry and not path.exists():
+            return NOT_MADE
+        make_folder(path.parent.parent)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
         fresh = path.with_name(f".{path.name}.{os.getpid()}")
         if not path.exists():
             # Written whole under another name first: of several that make it at once, one wins.

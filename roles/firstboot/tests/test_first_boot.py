@@ -9,7 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from unisat_station import first_boot, machine, secrets
+from unisat_station.__main__ import main
+from unisat_station.apply import Applied
 from unisat_station.machine import StationError
 
 SERVERS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
@@ -213,3 +216,47 @@ def test_database_is_made_and_its_password_set_again(
     owner = "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = 'kinto'"
     assert ask(owner) == "kinto\n"
     assert secrets.secret("kinto_database_password") not in (cluster / "log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("192.168.1.20 10.0.0.5 fd00::1 \n", "address 192.168.1.20, 10.0.0.5\n"),
+        ("\n", "no network\n"),
+        ("fd00::1\n", "no network\n"),
+    ],
+)
+def test_the_screen_shows_the_addresses_in_the_networks(
+    monkeypatch: pytest.MonkeyPatch, said: str, shown: str
+) -> None:
+    monkeypatch.setattr(machine, "run", lambda *argv, **_: said if argv[0] == "hostname" else "")
+    machine.show()
+    assert machine.ISSUE.read_text().startswith(f"UniSat station \\n, {shown}")
+
+
+def test_a_boot_partition_that_comes_late_is_applied_when_it_is_there(
+    station: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = False
+    ran: list[tuple[str, ...]] = []
+
+    def applied() -> Applied:
+        return Applied([], False, agent_changed=there, card_was_there=there)
+
+    monkeypatch.setattr("unisat_station.apply.apply", applied)
+    monkeypatch.setattr("unisat_station.imager.prepare", lambda **_: None)
+    monkeypatch.setattr(machine, "CARD", station / "run/card")
+
+    def run(*argv: str, **_: str) -> str:
+        ran.append(argv)
+        return ""
+
+    monkeypatch.setattr(machine, "run", run)
+    assert main(["settings"]) == 0
+    assert not machine.CARD.exists()
+    ran.clear()
+    there = True
+    assert main(["late-settings"]) == 0
+    assert machine.CARD.exists()
+    assert ("systemctl", "try-restart", "--no-block", "unisat-agent.service") in ran
+    assert ("nmcli", "connection", "reload") in ran

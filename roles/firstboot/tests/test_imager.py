@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from unisat_station import imager
 from unisat_station.machine import StationError
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -12,15 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-FILES = Path(__file__).parents[1] / "files"
-sys.path.insert(0, str(FILES))
+from card import FULL, TEMPLATE, Machine
+from unisat_agent.config import load as agent
+from unisat_station.settings import decode, parse, scrubbed
 
-from unisat_station.apply import apply  # noqa: E402
-from unisat_station.settings import decode, parse, scrubbed  # noqa: E402
-
-from unisat_agent import config as agent  # noqa: E402
-
-TEMPLATE = (FILES / "unisat.toml").read_text(encoding="utf-8")
 NOTHING: frozenset[str] = frozenset()
 
 
@@ -28,65 +23,11 @@ class Power(BaseException):
     """The power is cut."""
 
 
-class Machine:
-    """A system below a folder, whose commands are noted."""
-
-    def __init__(self, root: Path) -> None:
-        self.root, self.commands = root, list[tuple[tuple[str, ...], str]]()
-        self.notices: list[str] = []
-        for folder in ("boot/firmware", "etc", "usr/share/zoneinfo/Asia", "usr/local/lib"):
-            (root / folder).mkdir(parents=True)
-        (root / "usr/share/zoneinfo/Asia/Almaty").touch()
-        library = root / "usr/local/lib/unisat-station"
-        library.mkdir()
-        (library / "unisat.toml").write_text(TEMPLATE)
-        (library / "agent.toml").write_text(
-            '[station]\nname = "unisat"\ndevices = []\n[local]\nurl = "http://127.0.0.1:8888/v1"\n'
-            'bucket = "telemetry"\n[[serial]]\nport = "auto"\n'
-        )
-
-    @property
-    def card(self) -> Path:
-        return self.root / "boot/firmware/unisat.toml"
-
-    def run(self, *argv: str, given: str = "") -> str:
-        self.commands.append((argv, given))
-        return ""
-
-    def notice(self, topic: str, lines: list[str]) -> None:
-        assert topic == "settings"
-        self.notices = lines
-
-    def boot(self) -> list[str]:
-        return apply(self.root, self.run, self.notice).lines
-
-    def state(self) -> dict[str, bytes]:
-        return {
-            str(path.relative_to(self.root)): path.read_bytes()
-            for path in self.root.rglob("*")
-            if path.is_file() and not path.is_symlink()
-        }
-
-
-@pytest.fixture
-def machine(tmp_path: Path) -> Machine:
-    return Machine(tmp_path / "root")
-
-
 @pytest.fixture
 def certificate(tmp_path: Path) -> bytes:
     words = "openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=hub -keyout key -out hub.pem"
     subprocess.run(words.split(), cwd=tmp_path, check=True, capture_output=True)
     return (tmp_path / "hub.pem").read_bytes()
-
-
-FULL = (
-    TEMPLATE.replace('name = ""', 'name = "school-1"')
-    .replace('url = ""', 'url = "https://hub.example.org"')
-    .replace('password = ""', 'password = "geheim & 123" # mine')
-    .replace('country = ""', 'country = "kz"')
-    .replace('timezone = ""', 'timezone = "Asia/Almaty"')
-)
 
 
 def test_a_full_file_is_applied_and_scrubbed(machine: Machine) -> None:
@@ -112,7 +53,7 @@ def test_a_mistake_keeps_that_setting_and_applies_the_others(machine: Machine) -
     text = machine.card.read_text()
     machine.card.write_text(text.replace("9600\n", '"fast"\n').replace("school-1", "school-2"))
     (line,) = machine.boot()
-    assert "line 28: [serial] baud: write a whole number" in line
+    assert "line 29: [serial] baud: write a whole number" in line
     errors = machine.root / "boot/firmware/unisat-errors.txt"
     assert errors.read_bytes() == f"{line}\r\n".encode()
     assert (machine.root / "etc/hostname").read_text() == "school-2\n"
@@ -182,7 +123,8 @@ def test_a_file_that_was_lost_comes_back_as_it_holds(machine: Machine, left: byt
         before["boot/firmware/unisat.toml"].decode()
     ) | {"hub": {"url": "https://hub.example.org/v1", "user": "", "password": "(taken over)",
                  "ca": ""},
-         "wifi": {"name": "school-1", "password": "(taken over)", "country": "KZ"}}  # fmt: skip
+         "wifi": {"name": "school-1", "password": "(taken over)", "country": "KZ",
+                  "hidden": False}}  # fmt: skip
     machine.commands.clear()
     assert machine.boot() == []
     assert not [argv for argv, _ in machine.commands if argv[0] in {"usermod", "chpasswd"}]
@@ -327,3 +269,13 @@ def test_a_power_cut_at_any_write_is_mended_by_the_next_start(
             assert state == whole.state()
         cut += 1
     assert cut > 8
+
+
+def test_when_a_station_takes_updates(machine: Machine) -> None:
+    text = TEMPLATE.replace('ring = ""', 'ring = "first"').replace('when = ""', 'when = "x"')
+    machine.card.write_text(text)
+    (line,) = machine.boot()
+    assert '[update] when: write "manual"' in line
+    kept = json.loads((machine.root / "var/lib/unisat-station/applied.json").read_text())
+    assert kept["update.ring"] == "first"
+    assert "update.when" not in kept

@@ -1,4 +1,4 @@
-"""unisat-station settings | after-imager | first-boot | check FILE."""
+"""unisat-station settings | late-settings | after-imager | show | first-boot | check FILE."""
 
 from __future__ import annotations
 
@@ -13,13 +13,18 @@ def main(argv: list[str]) -> int:
     match argv:
         case ["settings"]:
             return settings()
+        case ["late-settings"]:
+            return late_settings()
         case ["after-imager"]:
             return after_imager()
+        case ["show"]:
+            machine.show()
+            return 0
         case ["first-boot"]:
             return first_boot()
         case ["check", file]:
             return check(Path(file))
-    sys.stderr.write("usage: unisat-station settings | after-imager | first-boot | check FILE\n")
+    sys.stderr.write(f"usage: {__doc__}\n")
     return 2
 
 
@@ -31,7 +36,27 @@ def settings() -> int:
     from unisat_station import imager  # noqa: PLC0415
     from unisat_station.apply import apply  # noqa: PLC0415
 
-    imager.prepare(keep_password=apply().password_is_set)
+    applied = apply()
+    machine.remember_card(there=applied.card_was_there)
+    imager.prepare(keep_password=applied.password_is_set)
+    machine.show()
+    return 0
+
+
+def late_settings() -> int:
+    """Takes over what unisat.toml says when the boot partition came after its time."""
+    from unisat_station.apply import apply  # noqa: PLC0415
+
+    applied = apply()
+    machine.remember_card(there=applied.card_was_there)
+    try:
+        machine.run("nmcli", "connection", "reload")
+        machine.run("systemctl", "try-reload-or-restart", "--no-block", "ssh.service")
+        if applied.agent_changed:
+            machine.run("systemctl", "try-restart", "--no-block", "unisat-agent.service")
+    except machine.StationError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
     machine.show()
     return 0
 

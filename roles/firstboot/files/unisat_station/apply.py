@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from unisat_station import machine
+from unisat_station import machine, network
 from unisat_station.machine import StationError, scrub_on_boot, write, write_on_boot
 from unisat_station.settings import (
     NAME,
@@ -28,6 +28,13 @@ from unisat_station.settings import (
 )
 
 ERRORS = "unisat-errors.txt"
+# What unisat.toml sets on a station that a controller owns.
+ON_CARD = (
+    *("station.timezone", "station.language", "wifi.name", "wifi.password", "wifi.country"),
+    *("wifi.hidden", "network.address", "network.gateway", "network.dns"),
+    *("access.password", "access.ssh_keys"),
+)
+CONNECTIONS = Path("etc/NetworkManager/system-connections")
 LIBRARY = Path("usr/local/lib/unisat-station")
 STATE = Path("var/lib/unisat-station")
 
@@ -47,11 +54,13 @@ class Applied(NamedTuple):
         lines: The mistakes, a sentence each.
         password_is_set: The file set the password of `pi` that holds now.
         agent_changed: The agent's configuration is another than before.
+        card_was_there: The boot partition was mounted.
     """
 
     lines: list[str]
     password_is_set: bool
     agent_changed: bool
+    card_was_there: bool
 
 
 def apply(
@@ -85,23 +94,33 @@ class _Station:
         content = self._content(before)
         values = dict(before)
         fresh: dict[str, str] = {}
+        controlled = machine.owner(self.root / STATE) == "controller"
         if content is not None:
             taken = frozenset(key for key in SECRETS if before.get(key) == TAKEN)
             reading = parse(content, self.boot, self.root, taken)
             problems = sorted(reading.problems, key=lambda p: p.line or 0)
             self.lines += [str(problem) for problem in problems]
-            values |= reading.settings.values
+            said = dict(reading.settings.values)
+            if controlled:
+                self._leave(said, before)
+            values |= said
             fresh = {
                 key: str(values[key])
                 for key in SECRETS
-                if key in reading.settings.values and values[key] not in {"", TAKEN}
+                if key in said and values[key] not in {"", TAKEN}
             }
         done: frozenset[str] = frozenset()
         try:
             done = self._keep(before, values, fresh)
         except (OSError, StationError) as error:
             self.lines.append(f"{NAME} could not be taken over: {error}.")
-        for step in (self._host, self._clock, self._agent, self._wifi, self._access):
+        steps = (
+            *(self._host, self._clock, self._agent, self._wifi, self._cable, self._access),
+            lambda _: self._keyfiles(),
+        )
+        for step in steps:
+            if controlled and step in {self._host, self._agent}:
+                continue
             try:
                 step(values)
             except (OSError, StationError, ValueError) as error:
@@ -109,7 +128,21 @@ class _Station:
         if content is not None:
             self._scrub(content, done)
         self._report()
-        return Applied(self.lines, values.get("access.password") == TAKEN, self.agent_changed)
+        is_set = values.get("access.password") == TAKEN
+        return Applied(self.lines, is_set, self.agent_changed, self.mounted)
+
+    def _leave(self, said: dict[str, Value], before: dict[str, Value]) -> None:
+        """Takes what the controller sets out of what the file says."""
+        others = [key for key in said if key not in ON_CARD and key not in SECRETS]
+        changed = [key for key in others if said[key] != before.get(key, said[key])]
+        for key in others:
+            del said[key]
+        if changed:
+            names = ", ".join(f"[{t}] {k}" for t, _, k in (key.partition(".") for key in changed))
+            self.lines.append(
+                f"{NAME}: {names}: this station is set up from a controller, which sets this; of "
+                f"{NAME} only Wi-Fi, log-in, time zone and language hold."
+            )
 
     def _applied(self) -> dict[str, Value]:
         try:
@@ -123,8 +156,8 @@ class _Station:
         path = self.boot / NAME
         if not self.mounted:
             self.lines.append(
-                f"the boot partition is not there: what {NAME} said still holds; check the card in "
-                "another computer."
+                f"the boot partition is not there yet: what {NAME} said still holds. It is read as "
+                "soon as it is there; if this line stays, check the card in another computer."
             )
             return None
         doing = "read"
@@ -220,9 +253,12 @@ class _Station:
             station["name"] = name
         if "station.devices" in values:
             station["devices"] = values["station.devices"]
-        for key in ("port", "baud"):
+        port = base.setdefault("serial", [{}])[0]
+        for key in ("port", "baud", "idle_s"):
             if value := values.get(f"serial.{key}"):
-                base.setdefault("serial", [{}])[0][key] = value
+                port[key] = value
+        if isinstance(port.get("port"), list):
+            base["serial"] = [{**port, "port": name} for name in port["port"]]
         if url := values.get("hub.url"):
             password = self._taken("hub.password")
             hub = {"url": url, "user": values.get("hub.user") or station["name"]}
@@ -237,29 +273,49 @@ class _Station:
         self.agent_changed = write(config / "agent.toml", _toml(base), 0o640, group)
 
     def _wifi(self, values: dict[str, Value]) -> None:
-        keyfile = self.root / "etc/NetworkManager/system-connections/unisat-wifi.nmconnection"
+        keyfile = self.root / CONNECTIONS / "unisat-wifi.nmconnection"
         if country := values.get("wifi.country"):
             regulation = self.root / "etc/modprobe.d/unisat-wifi.conf"
             write(regulation, f"options cfg80211 ieee80211_regdom={country}\n")
-        if not (name := str(values.get("wifi.name") or "")):
+        if not values.get("wifi.name"):
             keyfile.unlink(missing_ok=True)
             return
         # Raspberry Pi OS keeps the radio off until somebody asks for it.
         state = self.root / "var/lib/NetworkManager/NetworkManager.state"
         if "WirelessEnabled=true" not in _text(state):
             write(state, "[main]\nNetworkingEnabled=true\nWirelessEnabled=true\n", 0o600)
-        text = (
-            # Before a network that Imager set.
-            "[connection]\nid=unisat-wifi\ntype=wifi\nautoconnect-priority=10\n\n"
-            f"[wifi]\nmode=infrastructure\nssid={';'.join(map(str, name.encode()))};\n\n"
-        )
+        password = ""
         if values.get("wifi.password") == TAKEN:
-            password = self._taken("wifi.password").replace("\\", "\\\\")
-            # A keyfile drops blanks at the ends.
-            blanks = len(password) - len(password.lstrip(" "))
-            password = "\\s" * blanks + password[blanks:]
-            text += f"[wifi-security]\nkey-mgmt=wpa-psk\npsk={password}\n\n"
-        write(keyfile, text + "[ipv4]\nmethod=auto\n\n[ipv6]\nmethod=auto\n", 0o600)
+            password = self._taken("wifi.password")
+        write(keyfile, network.wifi(values, password), 0o600)
+
+    def _cable(self, values: dict[str, Value]) -> None:
+        """A profile for the cable where the address is set; else NetworkManager makes its own."""
+        keyfile = self.root / CONNECTIONS / "unisat-cable.nmconnection"
+        if not values.get("network.address"):
+            keyfile.unlink(missing_ok=True)
+            return
+        write(keyfile, network.cable(values), 0o600)
+
+    def _keyfiles(self) -> None:
+        """Takes NetworkManager's keyfiles over, and their passwords off the card."""
+        for file in sorted(self.boot.glob("*.nmconnection")) if self.mounted else []:
+            try:
+                text = file.read_text(encoding="utf-8-sig").replace("\r\n", "\n")
+            except (OSError, UnicodeDecodeError) as error:
+                self.lines.append(f"{file.name} can't be read ({error}): copy it there again.")
+                continue
+            if not text.strip("\0"):
+                file.unlink()  # a power cut came between the two steps below
+                continue
+            if not re.search(r"^\[connection\]$", text, re.MULTILINE):
+                self.lines.append(
+                    f"{file.name} is no keyfile of NetworkManager: it has no line [connection]."
+                )
+                continue
+            write(self.root / CONNECTIONS / file.name, text, 0o600)
+            scrub_on_boot(file, b"")
+            file.unlink()
 
     def _access(self, values: dict[str, Value]) -> None:
         keys = values.get("access.ssh_keys") or []

@@ -145,12 +145,16 @@ def make_accounts() -> None:
     wanted = {
         "admin_password": secret("kinto_admin_password"),
         "bucket": "telemetry",
-        "bucket_permissions": {"read": [], "collection:create": ["account:agent"]},
+        "bucket_permissions": {
+            # Kinto listens on loopback: it is the station's page that reads without an account.
+            "read": ["system.Everyone", "account:agent"],
+            "collection:create": ["account:agent"],
+        },
         "accounts": {"agent": secret("kinto_agent_password")},
         "writers": {},
     }
     run(
         *("docker", "exec", "--interactive", "unisat-kinto"),
-        *("/usr/bin/python3", "/opt/kinto/unisat_kinto.py", "provision"),
+        *("/usr/bin/python3", "/opt/kinto/unisat_container.py", "provision"),
         given=json.dumps(wanted),
     )

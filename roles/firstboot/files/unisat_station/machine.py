@@ -12,11 +12,20 @@ from pathlib import Path
 STATE = Path("/var/lib/unisat-station")
 NOTICES = Path("/run/unisat/notices")
 ISSUE = Path("/run/issue.d/unisat.issue")
+# It is there when what unisat.toml says was read in this boot.
+CARD = Path("/run/unisat/card")
 CONSOLES = Path("/sys/class/tty/console/active")
 
 
 class StationError(Exception):
     """What stops a step, as one sentence that names the thing to mend."""
+
+
+def owner(state: Path = STATE) -> str:
+    """Who owns the settings: "card" (unisat.toml), or "controller" (an inventory)."""
+    file = state / "owner"
+    said = file.read_text(encoding="utf-8").strip() if file.exists() else ""
+    return "controller" if said == "controller" else "card"
 
 
 def sync_folder(folder: Path) -> None:
@@ -143,16 +152,32 @@ def say(line: str) -> None:
                 os.close(number)
 
 
+def remember_card(*, there: bool) -> None:
+    """Notes whether unisat.toml could be read in this boot."""
+    if there:
+        _put(CARD, "")
+
+
+def addresses() -> str:
+    """The station's addresses in its networks, as words for the screen."""
+    # agetty's own \\4 shows 127.0.1.1 where there is no network.
+    try:
+        found = [text for text in run("hostname", "--all-ip-addresses").split() if "." in text]
+    except StationError:
+        found = []
+    return f"address {', '.join(found)}" if found else "no network"
+
+
 def show() -> None:
-    """Puts the station's name, address and notices above the log-in prompt."""
+    """Puts the station's name, addresses and notices above the log-in prompt."""
     lines = [
         line
         for file in sorted(NOTICES.glob("*"))
         for line in file.read_text(encoding="utf-8").splitlines()
     ]
-    # In this file a backslash begins a word of agetty's: \n the name, \4 the address.
+    # In this file a backslash begins a word of agetty's: \n is the name.
     told = "".join("  " + line.replace("\\", "\\\\") + "\n" for line in lines)
-    _put(ISSUE, "UniSat station \\n, address \\4\n" + told + "\n")
+    _put(ISSUE, f"UniSat station \\n, {addresses()}\n{told}\n")
     # Nothing to tell where no prompt is shown yet.
     with contextlib.suppress(StationError):
         run("agetty", "--reload")

@@ -6,7 +6,7 @@ import secrets
 import string
 from pathlib import Path
 
-from unisat_station.machine import STATE, write
+from unisat_station.machine import STATE, owner, write
 
 LENGTH = 32
 ALPHABET = string.ascii_letters + string.digits  # safe in an address and in a settings file
@@ -29,6 +29,8 @@ def secret(name: str) -> str:
 
 def make() -> None:
     """Makes what is missing of the secrets and of the files that carry them."""
+    if owner() == "controller":
+        return  # which writes these files, with the same secrets
     password = secret("kinto_database_password")
     url = f"postgresql+psycopg2://kinto:{password}@/kinto?host=/run/postgresql"
     write(

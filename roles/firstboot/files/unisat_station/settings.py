@@ -12,23 +12,27 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+
+from unisat_station import values
 
 NAME = "unisat.toml"
 TAKEN = "(taken over)"
 SECRETS = ("hub.password", "wifi.password", "access.password")
-LISTS = ("station.devices", "access.ssh_keys")
+LISTS = ("station.devices", "access.ssh_keys", "network.dns")
+# Those that are written without quotes.
+PLAIN = ("serial.baud", "serial.idle_s", "wifi.hidden")
 MAX_BYTES = 65536
 MAX_SLIPS = 20
 
-Value = str | int | list[str]
+Value = str | float | list[str]
+# What people write for a country and is none.
+MEANT = {"UK": "GB", "EN": "GB", "SU": "RU", "KS": "KZ"}
 
 _LITERAL = r'"(?:[^"\\\n]|\\[^\n])*"|' + r"'[^'\n]*'"
 _TABLE = re.compile(r"\s*\[\s*([A-Za-z_-]+)\s*\]")
 _KEY = re.compile(r"\s*([A-Za-z_-]+)[ \t]*=")
 _OPEN = re.compile(r"[^=#]*=\s*\[[^\]]*$")
 _SECRET = re.compile(rf"[ \t]*password[ \t]*=[ \t]*({_LITERAL})[ \t]*(?:#.*)?\r?$")
-_HASH = re.compile(r"\$(?:6|y)\$[A-Za-z0-9./$=,]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +62,6 @@ class Reading(NamedTuple):
 
     settings: Settings
     problems: list[Problem]
-
-
-class _Mistake(Exception):  # noqa: N818 - of the user, not of the program
-    pass
 
 
 def read(path: Path, root: Path = Path("/"), taken: frozenset[str] = frozenset(SECRETS)) -> Reading:
@@ -233,21 +233,28 @@ class _Check:
             elif found := _KEY.match(line):
                 self.lines.setdefault(f"{table}.{found[1]}" if table else found[1], number)
         self.known: dict[str, Callable[[Any], Value]] = {
-            "station.name": self._name,
-            "station.devices": self._devices,
+            "station.name": values.name,
+            "station.devices": values.devices,
             "station.timezone": self._timezone,
             "station.language": self._language,
-            "serial.port": _port,
-            "serial.baud": _baud,
-            "hub.url": _url,
-            "hub.user": _user,
-            "hub.password": _password,
+            "serial.port": values.port,
+            "serial.baud": values.baud,
+            "serial.idle_s": values.idle,
+            "hub.url": values.url,
+            "hub.user": values.user,
+            "hub.password": values.password,
             "hub.ca": self._certificate,
-            "wifi.name": _ssid,
-            "wifi.password": _wifi_password,
-            "wifi.country": _country,
-            "access.password": _login,
-            "access.ssh_keys": _keys,
+            "wifi.name": values.ssid,
+            "wifi.password": values.wifi_password,
+            "wifi.country": self._country,
+            "wifi.hidden": values.yes_or_no,
+            "network.address": values.address,
+            "network.gateway": values.gateway,
+            "network.dns": values.dns,
+            "update.ring": values.ring,
+            "update.when": values.when,
+            "access.password": values.login,
+            "access.ssh_keys": values.keys,
         }
 
     def reading(self) -> Reading:
@@ -270,7 +277,7 @@ class _Check:
     def wrong(self, key: str, text: str) -> None:
         table = key.partition(".")[0]
         line = self.lines.get(key, self.lines.get(table))
-        self.problems.append(Problem(line, _printable(key), text))
+        self.problems.append(Problem(line, values.printable(key), text))
 
     def _take(self, key: str, check: Callable[[Any], Value]) -> None:
         table, _, name = key.partition(".")
@@ -285,19 +292,24 @@ class _Check:
             self.values[key] = empty
             return
         try:
+            if key not in (*PLAIN, *LISTS) and not isinstance(value, str | list):
+                # Never the value: it may be a password.
+                raise values.Mistake(
+                    f'is written without quotes: write {name} = "…", quotes included.'
+                )
             if key in SECRETS and value == TAKEN:
                 if key not in self.taken:
-                    raise _Mistake("nothing was taken over yet: write the password.")
+                    raise values.Mistake("nothing was taken over yet: write the password.")
                 self.values[key] = TAKEN
                 return
             checked = check(value)
             if key in SECRETS and not _replaces(self.text, key):
-                raise _Mistake(
+                raise values.Mistake(
                     f'write it as password = "…" on a line of its own below [{table}], '
                     "so that it can be taken off the card."
                 )
             self.values[key] = checked
-        except _Mistake as mistake:
+        except values.Mistake as mistake:
             self.wrong(key, str(mistake))
 
     def _together(self) -> None:
@@ -308,46 +320,47 @@ class _Check:
             self.wrong("hub.password", "write the password that the hub's keeper gave you.")
         if has("wifi.name") and has("wifi.country") == "":
             self.wrong("wifi.country", 'write the two letters of your country, such as "KZ".')
+        if has("network.address") and has("network.gateway") == "":
+            self.wrong("network.gateway", 'write the address of the router, such as "192.168.1.1".')
         wrong = {problem.key.partition(".")[0] for problem in self.problems}
-        for table in wrong & {"hub", "wifi"}:
+        for table in wrong & {"hub", "wifi", "network"}:
             for key in [key for key in self.values if key.startswith(f"{table}.")]:
                 del self.values[key]
 
-    def _name(self, value: object) -> str:
-        return _match(
-            value,
-            r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?",
-            "write up to 63 letters, digits and hyphens, such as school-12.",
-        )
-
-    def _devices(self, value: object) -> list[str]:
-        mend = 'write a list of devIDs, such as ["u01kz"], each a letter, then letters or digits.'
-        if not isinstance(value, list):
-            raise _Mistake(mend)
-        return [_match(item, r"[A-Za-z][A-Za-z0-9_-]{0,63}", mend) for item in value]
-
     def _timezone(self, value: object) -> str:
         mend = 'write a time zone as Region/City, such as "Asia/Almaty".'
-        name = _match(value, r"[A-Z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+){0,2}", mend)
+        name = values.match(value, r"[A-Z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+){0,2}", mend)
         if not (self.root / "usr/share/zoneinfo" / name).is_file():
-            raise _Mistake(mend)
+            raise values.Mistake(mend)
         return name
 
     def _language(self, value: object) -> str:
         mend = 'write a language and country, such as "en_GB.UTF-8".'
-        name = _match(value, r"C\.UTF-8|[a-z]{2,3}_[A-Z]{2}\.UTF-8", mend)
+        name = values.match(value, r"C\.UTF-8|[a-z]{2,3}_[A-Z]{2}\.UTF-8", mend)
         source = self.root / "usr/share/i18n/locales" / name.removesuffix(".UTF-8")
         if name != "C.UTF-8" and not source.is_file():
-            raise _Mistake(mend)
+            raise values.Mistake(mend)
         return name
 
+    def _country(self, value: object) -> str:
+        mend = 'write the two letters of your country, such as "KZ".'
+        code = values.match(value, r"[A-Za-z]{2}", mend).upper()
+        if code in MEANT:
+            raise values.Mistake(f'is no country by ISO 3166: write "{MEANT[code]}".')
+        known = self.root / "usr/share/zoneinfo/iso3166.tab"
+        if known.exists() and not re.search(rf"^{code}\t", known.read_text("utf-8"), re.MULTILINE):
+            raise values.Mistake(f"is no country by ISO 3166: {mend}")
+        return code
+
     def _certificate(self, value: object) -> str:
-        name = _match(value, r"[^/\\\0]{1,255}", "write the name of a file beside unisat.toml.")
+        name = values.match(
+            value, r"[^/\\\0]{1,255}", "write the name of a file beside unisat.toml."
+        )
         try:
             content = (self.beside / name).read_bytes()
         except OSError:
-            raise _Mistake(
-                f"there is no {_printable(name)} beside {NAME}: copy it there."
+            raise values.Mistake(
+                f"there is no {values.printable(name)} beside {NAME}: copy it there."
             ) from None
         if b"-----BEGIN" in content:
             # Between the certificates there may be comments, and a byte order mark before them.
@@ -362,95 +375,12 @@ class _Check:
                 raise ValueError
             ssl.create_default_context(cadata=pem)
         except (ssl.SSLError, ValueError):
-            raise _Mistake(
-                f"{_printable(name)} is no certificate: ask the hub's keeper for one."
+            raise values.Mistake(
+                f"{values.printable(name)} is no certificate: ask the hub's keeper for one."
             ) from None
         return pem
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text)[:80]
 
 
 def _meant(word: str, known: list[str]) -> str:
     close = difflib.get_close_matches(word, known, n=1)
     return f"write {close[0]}" if close else f"known are {', '.join(known)}"
-
-
-def _match(value: object, pattern: str, mend: str) -> str:
-    if not isinstance(value, str) or re.fullmatch(pattern, value) is None:
-        raise _Mistake(mend)
-    return value
-
-
-def _port(value: object) -> str:
-    return _match(
-        value,
-        r"auto|/dev/[A-Za-z0-9_./:+-]+",
-        'write "auto", or a port such as "/dev/ttyUSB0".',
-    )
-
-
-def _baud(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 50 <= value <= 4_000_000:
-        raise _Mistake("write a whole number without quotes, such as 9600.")
-    return value
-
-
-def _url(value: object) -> str:
-    mend = 'write the address of the hub, such as "https://hub.example.org/v1".'
-    url = _match(value, r"https?://[!-~]+", mend)
-    try:
-        parts = urlsplit(url)
-        usable = bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:
-        usable = False
-    if "@" in url:
-        raise _Mistake("write the address without user and password.")
-    if not usable or parts.query or parts.fragment:
-        raise _Mistake(mend)
-    if parts.hostname in {"127.0.0.1", "localhost", "::1"}:
-        raise _Mistake("is the station itself: write the address of the hub.")
-    url = url.rstrip("/")
-    return url if url.endswith("/v1") else f"{url}/v1"
-
-
-def _user(value: object) -> str:
-    return _match(value, r"[A-Za-z0-9][A-Za-z0-9_@.+-]{0,127}", "write the account's name.")
-
-
-def _password(value: object) -> str:
-    return _match(value, r"[^\x00-\x1f\x7f]{1,256}", "write the password in one line.")
-
-
-def _ssid(value: object) -> str:
-    mend = "write the name of the network, at most 32 letters."
-    name = _match(value, r"[^\x00-\x1f\x7f]+", mend)
-    if len(name.encode()) > 32:
-        raise _Mistake(mend)
-    return name
-
-
-def _wifi_password(value: object) -> str:
-    return _match(value, r"[ -~]{8,63}|[0-9A-Fa-f]{64}", "write 8 to 63 plain characters.")
-
-
-def _country(value: object) -> str:
-    return _match(value, r"[A-Za-z]{2}", 'write two letters, such as "KZ".').upper()
-
-
-def _login(value: object) -> str:
-    password = _match(value, r"[^\x00-\x1f\x7f]{8,256}", "write at least 8 characters.")
-    if password.startswith("$") and not _HASH.fullmatch(password):
-        raise _Mistake("begins with $ but is no hash that is known: begin with a letter.")
-    return password
-
-
-def _keys(value: object) -> list[str]:
-    mend = 'write a list of public keys, such as ["ssh-ed25519 AAAA… me@laptop"].'
-    if not isinstance(value, list):
-        raise _Mistake(mend)
-    kinds = r"(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp\d+|sk-[a-z0-9@.-]+)"
-    return [
-        _match(key, kinds + r" AAAA[A-Za-z0-9+/]+=*( [^\x00-\x1f\x7f]*)?", mend) for key in value
-    ]
