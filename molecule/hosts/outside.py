@@ -40,12 +40,15 @@ def inside(name: str, *command: str, stdin: str | None = None, check: bool = Tru
     return run("docker", "exec", "--interactive", name, *command, stdin=stdin, check=check)
 
 
-def wait_until(condition: Callable[[], object], why: str, seconds: float = 120) -> None:
+def wait_until(
+    condition: Callable[[], object], why: str | Callable[[], str], seconds: float = 120
+) -> None:
     """Poll until a condition holds."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
-            pytest.fail(f"not within {seconds} s: {why}", pytrace=False)
+            reason = why if isinstance(why, str) else why()
+            pytest.fail(f"not within {seconds} s: {reason}", pytrace=False)
         time.sleep(1)
 
 

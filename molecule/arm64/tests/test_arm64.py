@@ -30,7 +30,7 @@ def test_it_is_for_arm64_and_not_for_root() -> None:
 def test_it_answers() -> None:
     deadline = time.monotonic() + START_S
     while subprocess.run(
-        [*QEMU_PYTHON, "/opt/kinto/unisat_kinto.py", "health"], check=False, capture_output=True
+        [*QEMU_PYTHON, "/opt/kinto/unisat_container.py", "health"], check=False, capture_output=True
     ).returncode:
         runs = said("docker", "ps", "--quiet", "--filter", f"name={NAME}")
         if time.monotonic() > deadline or not runs:

@@ -6,7 +6,8 @@ import json
 from typing import Any
 
 import pytest
-from outside import BUILD, inside
+
+from outside import BUILD, inside, run
 
 PUBLISHERS = {"default-bookworm": ["u01kz"], "default-trixie": ["u02kz", "u03kz"]}
 HUB = "default-hub"
@@ -16,6 +17,14 @@ HOSTS = [*PUBLISHERS, HUB]
 def secret(host: str, name: str) -> str:
     """A password that was generated for a host."""
     return (BUILD / "secrets" / host / name).read_text().strip()
+
+
+def address(name: str) -> str:
+    """Where a host is reached from outside."""
+    return run(
+        *("docker", "inspect", "--format"),
+        *("{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", name),
+    ).strip()
 
 
 FETCH = """
@@ -35,8 +44,7 @@ print(json.dumps(found))
 
 def records(host: str, device: str) -> list[dict[str, Any]]:
     """All records of a device in the Kinto of a host, asked by its administrator through HTTP."""
-    port = 80 if host == HUB else 8888
-    url = f"http://127.0.0.1:{port}/v1/buckets/telemetry/collections/{device}/records?_limit=1000"
+    url = f"http://127.0.0.1:8888/v1/buckets/telemetry/collections/{device}/records?_limit=1000"
     data = json.dumps([url, "admin", secret(host, "kinto_admin_password")])
     found: list[dict[str, Any]] = json.loads(
         inside(host, "python3", "-", stdin=FETCH.replace("DATA", repr(data)))

@@ -7,6 +7,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
+
 from conftest import HUB, PUBLISHERS, delivered, journal, records, secret
 from outside import inside, wait_until
 
@@ -70,3 +71,25 @@ def test_the_database_itself_holds_each_record_once(host: str) -> None:
         script = COUNT.format(password=secret(host, "kinto_database_password"), device=device)
         rows, ids, numbers = json.loads(inside(host, "python3", "-", stdin=script))
         assert rows == ids == numbers > 0
+
+
+# What docs/fleet.md and agent/README.md tell an operator to type.
+COMMANDS = (
+    "check",
+    "status",
+    "ports --listen 1",
+    "reconcile",
+    "spool check",
+    "quarantine list",
+    "dead list",
+)
+
+
+@pytest.mark.parametrize("publisher", PUBLISHERS)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_operators_commands_work_as_the_documents_give_them(
+    publisher: str, command: str
+) -> None:
+    printed = inside(publisher, "unisat-agent", *command.split())
+    assert printed
+    assert "no password" not in printed

@@ -6,6 +6,7 @@ import re
 import time
 
 import pytest
+
 from conftest import HOSTS
 from outside import BUILD, INVENTORY, PROJECT, note, run
 

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 import pytest
+from test_2_telemetry import judge
+
 from conftest import HOSTS, HUB, PUBLISHERS, journal, records, status
 from outside import inside, note, run, wait_until
-from test_2_telemetry import judge
 
 
 def up(name: str) -> bool:

@@ -10,8 +10,9 @@ import re
 from email.parser import HeaderParser
 from typing import Any
 
-import outside
 import pytest
+
+import outside
 from outside import BUILD, INVENTORY, PROJECT, run
 
 HOST, PODMAN = "sources-hub", "sources-podman"
@@ -57,16 +58,16 @@ def images() -> dict[str, str]:
 
 
 def answers(host: str = HOST) -> None:
-    """Check that Kinto, its database and its cache answer on the port of a hub."""
+    """Check that Kinto, its database and its cache answer."""
     fetch = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1]).read().decode())"
-    said = inside("python3", "-c", fetch, "http://127.0.0.1:80/v1/__heartbeat__", host=host)
+    said = inside("python3", "-c", fetch, "http://127.0.0.1:8888/v1/__heartbeat__", host=host)
     assert all(value is True for value in json.loads(said).values()), said
 
 
 REQUEST = """
 import base64, json, sys, urllib.error, urllib.request
 method, path, who, body = json.load(sys.stdin)
-request = urllib.request.Request("http://127.0.0.1:80/v1" + path, method=method,
+request = urllib.request.Request("http://127.0.0.1:8888/v1" + path, method=method,
     data=body and json.dumps(body).encode(), headers={"Content-Type": "application/json"})
 if who:
     request.add_header("Authorization", "Basic " + base64.b64encode(who.encode()).decode())
@@ -173,9 +174,9 @@ def test_publishers_write_their_own_collections() -> None:
     assert ask("POST", RECORDS.format("u01kz"), ALMATY, record)[0] == 201
     assert ask("POST", RECORDS.format("u02kz"), ASTANA, record)[0] == 201
     assert ask("POST", RECORDS.format("u02kz"), ALMATY, record)[0] == 403
-    # What it could do not to be found when it has left.
+    # Else it could take away the mark by which it is found when it has left.
     own = {"data": {"password": ALMATY.partition(":")[2]}}
-    assert ask("PUT", "/accounts/almaty", ALMATY, own)[0] == 200
+    assert ask("PUT", "/accounts/almaty", ALMATY, own)[0] == 403
     by_hand = {"data": {"password": "a-guest"}}
     assert ask("PUT", "/accounts/guest", admin(), by_hand)[0] == 201
     assert ask("GET", "/buckets/unisat-provisioning", ASTANA)[0] == 403
@@ -202,7 +203,8 @@ def test_a_publisher_that_left_the_inventory_has_no_access_and_its_records_stay(
     assert ask("GET", "/accounts/guest", admin())[0] == 200
     assert ask("POST", RECORDS.format("u02kz"), ASTANA, record)[0] == 201
     code, answer = ask("GET", "/buckets/telemetry/collections/u01kz", admin())
-    assert (code, answer["permissions"]) == (200, {"write": ["account:admin"]})
+    # What the administrator may do comes from the bucket.
+    assert (code, answer["permissions"]) == (200, {})
     code, answer = ask("GET", RECORDS.format("u01kz"), admin())
     assert [item["temperature"] for item in answer["data"]] == [1.5]
 
@@ -226,3 +228,15 @@ def test_pulled_by_digest() -> None:
     assert container()["Config"]["Image"] == f"unisat-kinto:{digest[2]}"
     assert images()[digest[2]] == archived
     assert converge(**pulled) == 0
+
+    # Another image takes its place, and what was pulled by digest before that goes.
+    lines = f"FROM unisat-kinto:{digest[2]}\nLABEL another=1\n"
+    build = "docker", "build", "--tag", f"{REGISTRY}/unisat-kinto:2", "-"
+    outside.inside(HOST, "env", "DOCKER_BUILDKIT=0", *build, stdin=lines)
+    pushed = inside("docker", "push", f"{REGISTRY}/unisat-kinto:2")
+    second = re.search("digest: (sha256:([0-9a-f]{12})[0-9a-f]{52})", pushed)
+    assert second
+    pulled["kinto_image_reference"] = f"{REGISTRY}/unisat-kinto@{second[1]}"
+    assert converge(**pulled) > 0
+    answers()
+    assert container()["Config"]["Image"] == f"unisat-kinto:{second[2]}"

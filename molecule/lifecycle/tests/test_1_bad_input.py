@@ -6,12 +6,14 @@ The host is the one that becomes a publisher in the end, and is bare until then.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+
 from outside import INVENTORY, PROJECT, inside, run
 
 HOST = "lifecycle-old"
@@ -50,10 +52,20 @@ def refusal(tmp_path: Path) -> Callable[..., str]:
         ({"agent_devices": []}, "lifecycle-old: set agent_devices to the devIDs of its devices"),
         ({"agent_devices": ["u01kz"]}, "both have u01kz in agent_devices"),
         ({"agent_hub_url": ""}, "lifecycle-old: set agent_hub_url to the address of the hub"),
-        ({"agent_devices": ["1a"]}, "lifecycle-old: set agent_devices to a list of devIDs"),
+        ({"agent_devices": ["1a"]}, "lifecycle-old: agent_devices must be a list of devIDs"),
+        ({"agent_serial": [{"prt": "auto"}]}, "agent_serial: prt: unknown key, did you mean port?"),
+        ({"kinto_settings": {"kinto.batch_max_requests": 9}}, "use kinto_batch_max instead"),
         ({"kinto_image_archive": "/no.tar.gz"}, "lifecycle-old: kinto_image_archive /no.tar.gz is"),
     ],
-    ids=["no-device", "a-device-twice", "no-hub", "a-wrong-devID", "no-archive"],
+    ids=[
+        "no-device",
+        "a-device-twice",
+        "no-hub",
+        "a-wrong-devID",
+        "a-wrong-port",
+        "a-setting-twice",
+        "no-archive",
+    ],
 )
 def test_a_mistake_in_the_inventory(
     refusal: Callable[..., str], variables: dict[str, Any], sentence: str
@@ -143,6 +155,10 @@ def test_no_way_to_python_s_packages(
     refusal: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    # Whatever else the machine outside takes packages from.
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    for name in ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:1/simple")
     monkeypatch.setenv("PIP_RETRIES", "0")
     said = refusal()
