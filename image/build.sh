@@ -64,7 +64,7 @@ trap 'engine_down "$build"' EXIT
 trap 'exit 130' INT TERM
 engine_up "$build"
 echo "image: Kinto's container" >&2
-roles/kinto/files/build-image --arch arm64 --archive build/kinto-arm64.tar.gz >&2
+kinto/build-image --arch arm64 --archive build/kinto-arm64.tar.gz >&2
 engine_down "$build"
 
 # Prints where pi-gen is; nothing where it can't be had.

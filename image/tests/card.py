@@ -52,6 +52,12 @@ def partitions(image: Path) -> list[Partition]:
     return found
 
 
+def without_boot(table: bytes) -> bytes:
+    """The table with its first partition left out; the others keep their numbers."""
+    end = _MBR_TABLE + _MBR_ENTRY_BYTES
+    return table[:_MBR_TABLE] + bytes(_MBR_ENTRY_BYTES) + table[end:]
+
+
 class Card:
     """An image file; `boot` is its FAT partition, `root` its ext4 partition."""
 
@@ -65,6 +71,12 @@ class Card:
         with path.open("r+b") as file:
             file.truncate(CARD_BYTES)
         return cls(path)
+
+    @property
+    def table(self) -> bytes:
+        """The sector with the partition table."""
+        with self.path.open("rb") as file:
+            return file.read(SECTOR_BYTES)
 
     @property
     def boot(self) -> Partition:

@@ -19,7 +19,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import zlib
 from collections.abc import Callable
@@ -28,9 +27,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from card import Card, run
+from card import Card, run, without_boot
+from console import Console
 from powercut import Applied, TornLogError, apply
-from rig.servers import Process, program
+from rig.processes import Process, program
 from rig.wait import wait_until
 
 MEMORY_MB = 2048
@@ -38,7 +38,16 @@ LOGIN_S = 420
 COMMAND_S = 180
 HUB_ADDRESS = "10.0.2.100"
 HUB_PORT = 8888
-_ESCAPES = re.compile(rb"\x1b(?:\[[0-9;?]*[A-Za-z]|\][^\x07]*\x07|[()][A-Z0-9])")
+
+
+# The kernel would read the whole table anew only when nothing of the card is in use.
+_BRING_BOOT = """
+import os, subprocess, sys
+card = os.open("/dev/vda", os.O_WRONLY)
+os.pwrite(card, bytes.fromhex(sys.argv[1]), 0)
+os.fsync(card)
+subprocess.run(["partx", "--add", "--nr", "1", "/dev/vda"], check=True)
+"""
 
 
 class MachineError(AssertionError):
@@ -65,74 +74,6 @@ def command_line(cmdline: str, *consoles: str) -> str:
     """The image's own kernel command line, with other consoles."""
     words = [word for word in cmdline.split() if not word.startswith("console=")]
     return " ".join([*(f"console={console}" for console in consoles), *words])
-
-
-class Console:
-    """The serial console: everything it says is kept, with the second it was said at."""
-
-    def __init__(self, path: Path, log: Path) -> None:
-        self.started = time.monotonic()
-        self._log = log.open("ab")
-        self._said = bytearray()
-        self._marks: list[tuple[int, float]] = []
-        self._lock = threading.Lock()
-        self._socket = socket.socket(socket.AF_UNIX)
-        wait_until(lambda: self._connected(path), 30, "QEMU's console", 0.02)
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _connected(self, path: Path) -> bool:
-        self._socket.connect(str(path))
-        return True
-
-    def _read(self) -> None:
-        while True:
-            try:
-                piece = self._socket.recv(65536)
-            except OSError:
-                piece = b""
-            if not piece:
-                self._log.close()
-                return
-            self._log.write(piece)
-            self._log.flush()
-            with self._lock:
-                self._said += piece
-                self._marks.append((len(self._said), time.monotonic() - self.started))
-
-    def close(self) -> None:
-        """Ends the connection."""
-        with suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        self._reader.join(5)
-        self._socket.close()
-
-    def send(self, text: str) -> None:
-        """Types a text."""
-        self._socket.sendall(text.encode())
-
-    def position(self) -> int:
-        """How much was said so far."""
-        with self._lock:
-            return len(self._said)
-
-    def text(self, since: int = 0) -> str:
-        """What was said, without the terminal's colours."""
-        with self._lock:
-            piece = bytes(self._said[since:])
-        return _ESCAPES.sub(b"", piece).decode(errors="replace").replace("\r", "")
-
-    def find(self, pattern: str, since: int = 0) -> re.Match[str] | None:
-        """Looks for a pattern in what was said."""
-        return re.search(pattern, self.text(since), re.MULTILINE)
-
-    def seconds(self, pattern: str) -> float | None:
-        """After how many seconds of power a pattern was first said."""
-        with self._lock:
-            found = re.search(pattern.encode(), bytes(self._said))
-            if found is None:
-                return None
-            return next(at for end, at in self._marks if end >= found.end())
 
 
 class Machine:
@@ -173,10 +114,11 @@ class Machine:
 
     # Power
 
-    def power_on(self, hub_port: int | None = None) -> None:
+    def power_on(self, hub_port: int | None = None, *, boot_is_late: bool = False) -> None:
         """Switches it on.
 
         Args:
+            boot_is_late: The boot partition is not there before `bring_boot_partition`.
             hub_port: Plugs in a network, in which there is nothing but a hub: this port of the
                 host's loopback, as `HUB_ADDRESS:HUB_PORT`. And ssh from the host.
         """
@@ -185,7 +127,7 @@ class Machine:
         for name in ("overlay", "writes", "console", "qmp"):
             (self._directory / name).unlink(missing_ok=True)
         kernel = self._kernel()
-        self._make_drive()
+        self._make_drive(without_boot(self.card.table) if boot_is_late else None)
         command = [program("setpriv"), "--pdeathsig", "KILL", "--", "qemu-system-aarch64"]
         command += ["-M", self.model, "-no-reboot", "-display", "none", "-monitor", "none"]
         command += ["-qmp", f"unix:{self._directory}/qmp,server=on,wait=off"]
@@ -215,10 +157,14 @@ class Machine:
             words += " modprobe.blacklist=bcm2835_wdt"
         return [*found, "-append", f"{words} audit=0 net.ifnames=0"]
 
-    def _make_drive(self) -> None:
+    def _make_drive(self, table: bytes | None) -> None:
         overlay = str(self._directory / "overlay")
         backing = str(self.card.path.resolve())
         run("qemu-img", "create", "-q", "-f", "qcow2", "-b", backing, "-F", "raw", overlay)
+        if table is not None:
+            sector = self._directory / "table"
+            sector.write_bytes(table)
+            run("qemu-io", "-f", "qcow2", "-c", f"write -q -s {sector} 0 {len(table)}", overlay)
         (self._directory / "writes").touch()
 
     def _drive(self) -> list[str]:
@@ -392,6 +338,10 @@ class Machine:
         packed = base64.b64encode(zlib.compress(script.encode(), 9)).decode()
         code = f"import base64,zlib;exec(zlib.decompress(base64.b64decode('{packed}')))"
         return self.run(f"sudo python3 -c {shlex.quote(code)} {shlex.join(words)}")
+
+    def bring_boot_partition(self) -> None:
+        """The partition that `power_on` kept away comes, as of a card that has come to itself."""
+        self.python(_BRING_BOOT, self.card.table.hex())
 
     # ssh
 

@@ -50,6 +50,54 @@ while True:
     print(f"COMMITTED={seen};", file=open("/dev/ttyAMA0", "w"), flush=True)
     time.sleep(0.5)
 """
+# As Raspberry Pi Imager 2 writes them.
+IMAGER_USER = """#cloud-config
+manage_resolv_conf: false
+
+hostname: imager
+manage_etc_hosts: true
+packages:
+- avahi-daemon
+apt:
+  preserve_sources_list: true
+  conf: |
+    Acquire {
+      Check-Date "false";
+    };
+timezone: Europe/London
+keyboard:
+  model: pc105
+  layout: "gb"
+user:
+  name: pi
+  shell: /bin/bash
+  lock_passwd: false
+  passwd: "IMAGER_HASH"
+  ssh_authorized_keys:
+    - "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIJCcjmYlLbVRqgTBSLhKN5pWQXC3Lg9tjYZfHkPDPzD teacher"
+  sudo: null
+
+ssh_pwauth: false
+
+runcmd:
+  - [ systemctl, enable, --now, ssh ]
+"""
+IMAGER_NETWORK = """network:
+  version: 2
+  ethernets:
+    eth0:
+      dhcp4: true
+      dhcp6: true
+      optional: true
+  wifis:
+    wlan0:
+      dhcp4: true
+      regulatory-domain: "KZ"
+      access-points:
+        "School":
+          password: "b9dcf1d8cc3a5e9c6b4d2f1a7e8093b6b9dcf1d8cc3a5e9c6b4d2f1a7e8093b6"
+      optional: true
+"""
 
 
 def toml(password: str, *, keys: Iterable[str] = (), **tables: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from card import Card, CardError, partitions, run
+from card import Card, CardError, partitions, run, without_boot
 from machine import command_line
 from powercut import TornLogError, apply, entries
 
@@ -88,6 +88,9 @@ def test_the_card_is_edited_as_by_a_person(tmp_path: Path) -> None:
     assert card.path.stat().st_size == 4 << 30
     with pytest.raises(CardError):
         card.read("absent.txt")
+    with card.path.open("r+b") as file:
+        file.write(without_boot(card.table))
+    assert partitions(card.path) == [root], "a boot partition that is not there yet"
 
 
 def test_only_the_consoles_of_the_command_line_are_changed() -> None:

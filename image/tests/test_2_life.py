@@ -24,6 +24,8 @@ from rig.kinto import Kinto
 from station import (
     DEVICE,
     HUB_ACCOUNT,
+    IMAGER_NETWORK,
+    IMAGER_USER,
     hub_table,
     local_records,
     screen,
@@ -32,7 +34,7 @@ from station import (
     toml,
     write_settings,
 )
-from unisat_agent.satellite import Entry
+from unisat_agent.simulator.satellite import Entry
 
 PASSWORD = secrets.token_hex(12)
 HUB_PASSWORD = secrets.token_hex(16)
@@ -164,7 +166,7 @@ def test_2_every_package_is_in_the_local_kinto_once(life: Life) -> None:
     assert verdict.good, verdict.reason()
     assert verdict.sent >= 5
     assert {record["clock"] for record in local_records(life.machine)} == {"unsynced"}
-    assert "whole" in life.machine.run("sudo unisat-agent spool check")
+    assert "intact" in life.machine.run("sudo unisat-agent spool check")
     exported = life.machine.run("sudo unisat-agent spool export --format jsonl 2>/dev/null")
     assert len(exported.splitlines()) >= verdict.sent
 
@@ -288,54 +290,19 @@ def test_9_a_mended_file_is_applied_at_the_next_boot(life: Life, hub: Kinto) -> 
     assert "unisat-errors.txt" not in life.card.names()
 
 
-# As Raspberry Pi Imager 2 writes them.
-IMAGER_USER = """#cloud-config
-manage_resolv_conf: false
-
-hostname: imager
-manage_etc_hosts: true
-packages:
-- avahi-daemon
-apt:
-  preserve_sources_list: true
-  conf: |
-    Acquire {
-      Check-Date "false";
-    };
-timezone: Europe/London
-keyboard:
-  model: pc105
-  layout: "gb"
-user:
-  name: pi
-  shell: /bin/bash
-  lock_passwd: false
-  passwd: "IMAGER_HASH"
-  ssh_authorized_keys:
-    - "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIJCcjmYlLbVRqgTBSLhKN5pWQXC3Lg9tjYZfHkPDPzD teacher"
-  sudo: null
-
-ssh_pwauth: false
-
-runcmd:
-  - [ systemctl, enable, --now, ssh ]
-"""
-IMAGER_NETWORK = """network:
-  version: 2
-  ethernets:
-    eth0:
-      dhcp4: true
-      dhcp6: true
-      optional: true
-  wifis:
-    wlan0:
-      dhcp4: true
-      regulatory-domain: "KZ"
-      access-points:
-        "School":
-          password: "b9dcf1d8cc3a5e9c6b4d2f1a7e8093b6b9dcf1d8cc3a5e9c6b4d2f1a7e8093b6"
-      optional: true
-"""
+def test_a_boot_partition_that_comes_late_is_taken_over_all_the_same(life: Life) -> None:
+    station = {"name": "school-late", "devices": [], "timezone": "Asia/Almaty"}
+    write_settings(life.card, toml("(taken over)", station=station))
+    life.machine.power_on(boot_is_late=True)
+    life.machine.log_in("pi", PASSWORD)
+    life.machine.wait(lambda: status(life.machine).get("station") == "school-9", 120, "the agent")
+    assert "the boot partition is not there" in " ".join(status(life.machine)["problems"])
+    life.machine.bring_boot_partition()
+    life.machine.wait(
+        lambda: status(life.machine).get("station") == "school-late", 120, "the late settings"
+    )
+    assert "boot partition" not in " ".join(status(life.machine)["problems"])
+    life.machine.power_off()
 
 
 def test_what_imager_set_holds_where_unisat_toml_is_silent(life: Life) -> None:

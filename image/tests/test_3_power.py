@@ -30,7 +30,7 @@ from station import (
     witnessed,
     write_settings,
 )
-from unisat_agent.satellite import Entry
+from unisat_agent.simulator.satellite import Entry
 
 ROUNDS = int(os.environ.get("ROUNDS", "10"))
 PASSWORD = secrets.token_hex(12)

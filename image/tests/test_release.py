@@ -107,7 +107,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     write(root / "var/lib/dpkg/status", STATUS)
     packages = root / "opt/unisat-agent/releases/abc/lib/python3.13/site-packages"
-    for name, version in (("unisat-agent", "0.1.0"), ("certifi", LOCKED["certifi"])):
+    for name, version in (("unisat-agent", "0.1.0"), ("pyserial", LOCKED["pyserial"])):
         write(packages / f"{name}-{version}.dist-info/METADATA", metadata(name, version))
     (root / "var/lib/unisat-kinto").mkdir()
     write_container(root / "var/lib/unisat-kinto/image.tar.gz")
@@ -172,7 +172,7 @@ def test_the_list_names_system_agent_and_container(released: Path) -> None:
     }
     assert urls == {
         "SPDXRef-image": debian
-        | {"pkg:pypi/unisat-agent@0.1.0", f"pkg:pypi/certifi@{LOCKED['certifi']}"},
+        | {"pkg:pypi/unisat-agent@0.1.0", f"pkg:pypi/pyserial@{LOCKED['pyserial']}"},
         "SPDXRef-container": debian | {"pkg:pypi/kinto@26.5.0"},
     }
     assert parents["SPDXRef-container"] == "SPDXRef-image"
@@ -267,6 +267,7 @@ def test_no_space(small: Path, tmp_path: Path) -> None:
     program = PROJECT / "image/release"
     script = (
         "import runpy, shutil, sys; from collections import namedtuple;"
+        f"sys.path.insert(0, {str(program.parent)!r});"
         "shutil.disk_usage = lambda _: namedtuple('U', 'free')(1 << 20);"
         f"sys.argv = ['release', '--image', {str(small)!r}, '--out', {str(tmp_path / 'out')!r}];"
         f"runpy.run_path({str(program)!r}, run_name='__main__')"

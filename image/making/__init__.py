@@ -1,0 +1,1 @@
+"""What `image/release` and `image/update` are made of."""
