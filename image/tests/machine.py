@@ -89,6 +89,7 @@ class Machine:
         self.card = card
         self.model = model
         self.ssh_port = 0
+        self.page_port = 0
         self._directory = directory
         self._process: Process | None = None
         self._console: Console | None = None
@@ -120,7 +121,7 @@ class Machine:
         Args:
             boot_is_late: The boot partition is not there before `bring_boot_partition`.
             hub_port: Plugs in a network, in which there is nothing but a hub: this port of the
-                host's loopback, as `HUB_ADDRESS:HUB_PORT`. And ssh from the host.
+                host's loopback, as `HUB_ADDRESS:HUB_PORT`. And ssh and the page from the host.
         """
         assert not self.running, "the machine is on"
         self._times += 1
@@ -189,11 +190,12 @@ class Machine:
         words += ["-chardev", usb, "-device", "usb-serial,chardev=usb"]
         if hub_port is None:
             return [*words, "-nic", "none"]
-        self.ssh_port = free_port()
+        self.ssh_port, self.page_port = free_port(), free_port()
         # restrict=on: the guest reaches what is named here, and nothing else.
         hub = f"guestfwd=tcp:{HUB_ADDRESS}:{HUB_PORT}-cmd:socat STDIO TCP:127.0.0.1:{hub_port}"
-        ssh = f"hostfwd=tcp:127.0.0.1:{self.ssh_port}-:22"
-        words += ["-netdev", f"user,id=net,restrict=on,{ssh},{hub}"]
+        ports = ((self.ssh_port, 22), (self.page_port, 80))
+        forward = ",".join(f"hostfwd=tcp:127.0.0.1:{here}-:{there}" for here, there in ports)
+        words += ["-netdev", f"user,id=net,restrict=on,{forward},{hub}"]
         return [*words, "-device", "virtio-net-pci,netdev=net,romfile="]
 
     def _raspi(self) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from card import Card
+from card import Card, run
 from machine import HUB_ADDRESS, HUB_PORT, Machine, MachineError
 
 DEVICE = "u01kz"
@@ -137,6 +137,14 @@ def local_records(machine: Machine, device: str = DEVICE) -> list[dict[str, Any]
 def screen(machine: Machine) -> str:
     """The text on the screen, without its line breaks."""
     return machine.run("sudo cat /dev/vcs1")
+
+
+def browse(page: str, picture: Path) -> str:
+    """What a person's browser makes of a page, at the size of a laptop; and a picture of it."""
+    words = ["chromium", "--headless", "--no-sandbox", "--hide-scrollbars", "--lang=en"]
+    words += ["--window-size=1280,1000", "--virtual-time-budget=20000"]
+    run(*words, f"--screenshot={picture.resolve()}", page)
+    return run(*words, "--dump-dom", page).decode()
 
 
 def set_clock(machine: Machine) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from card import CARD_BYTES, Card, partitions, run
 from conftest import figure, new_key
@@ -26,6 +27,7 @@ from station import (
     HUB_ACCOUNT,
     IMAGER_NETWORK,
     IMAGER_USER,
+    browse,
     hub_table,
     local_records,
     screen,
@@ -38,7 +40,12 @@ from unisat_agent.simulator.satellite import Entry
 
 PASSWORD = secrets.token_hex(12)
 HUB_PASSWORD = secrets.token_hex(16)
-ALLOWED_PORTS = {22, 5353}
+ALLOWED_PORTS = {22, 80, 5353}
+# What the documents tell the reader to type: `pi`, over the console or ssh.
+COMMANDS = (
+    *("status", "check", "reconcile", "ports --listen 1", "spool check"),
+    *("spool export --format jsonl", "quarantine list", "dead list"),
+)
 
 
 class Life:
@@ -166,7 +173,6 @@ def test_2_every_package_is_in_the_local_kinto_once(life: Life) -> None:
     assert verdict.good, verdict.reason()
     assert verdict.sent >= 5
     assert {record["clock"] for record in local_records(life.machine)} == {"unsynced"}
-    assert "intact" in life.machine.run("sudo unisat-agent spool check")
     exported = life.machine.run("sudo unisat-agent spool export --format jsonl 2>/dev/null")
     assert len(exported.splitlines()) >= verdict.sent
 
@@ -177,7 +183,7 @@ def test_3_the_station_is_well(life: Life) -> None:
     for line in life.machine.run("ss -H -n -l -t -u").splitlines():
         address, _, port = line.split()[4].rpartition(":")
         loopback = address.split("%")[0].strip("[]").startswith(("127.", "::1"))
-        # avahi asks from ports of its own; the firewall closes all but 22 and 5353.
+        # avahi asks from ports of its own; the firewall closes all but these.
         assert loopback or int(port) in ALLOWED_PORTS or line.startswith("udp"), line
     assert life.machine.run("tail -n +2 /proc/swaps | grep -v zram", check=False) == ""
     assert "noatime" in life.machine.run("findmnt -no OPTIONS /")
@@ -246,6 +252,29 @@ def test_7_ssh_opens_with_the_key_and_not_with_another(
     refused = life.machine.ssh(new_key(tmp_path), "true")
     assert refused.returncode == 255
     assert "Permission denied" in refused.stderr
+
+
+def test_7_the_documented_commands_work_as_they_are_written(life: Life) -> None:
+    for command in COMMANDS:
+        done = life.machine.attempt(f"sudo unisat-agent {command}")
+        # A finding: nothing is plugged in now.
+        found = int(command.split()[0] in {"check", "ports"})
+        assert done.code in {0, found}, f"{command}: exit {done.code}\n{done.output}"
+        assert "no password" not in done.output, command
+    assert "intact" in life.machine.run("sudo unisat-agent spool check")
+    compared = life.machine.run("sudo unisat-agent reconcile")
+    assert "0 missing on the hub, 0 missing in the local Kinto" in compared
+
+
+def test_7_the_page_shows_what_the_satellite_sent(life: Life) -> None:
+    page = f"http://127.0.0.1:{life.machine.page_port}"
+
+    assert requests.get(f"{page}/status", timeout=60).json()["station"] == "school-7"
+    records = f"{page}/v1/buckets/telemetry/collections/{life.device(2)}/records?_limit=1"
+    assert requests.get(records, timeout=60).json()["data"], "it can't read the local Kinto"
+    dom = browse(page, Path(os.environ.get("UNISAT_PICTURES", life.directory)) / "page.png")
+    for shown in ("school-7", life.device(2)):
+        assert shown in dom
 
 
 def test_8_a_bad_file_is_explained_and_data_is_taken(life: Life, hub: Kinto) -> None:
