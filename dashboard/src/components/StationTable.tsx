@@ -9,7 +9,8 @@ import { useWords } from "./context";
 export const ROWS = 50;
 const COMPARED_MAX = 4;
 const SHOWN = ["temperature", "humidity", "pressure", "pm25"] as const;
-const COLUMNS = ["device", "age", "state", "rate", "records", "missing", ...SHOWN] as const;
+// What a telephone shows of a row without scrolling comes first.
+const COLUMNS = ["device", "state", "age", "rate", "records", "missing", ...SHOWN] as const;
 
 interface Props {
   /** Those that were searched for, in the order of the view. */
@@ -118,12 +119,12 @@ export function StationTable({ stations, chosen, view, setView }: Props) {
             {id}
           </a>
         </th>
-        <td>{age === null ? "–" : span(age, texts)}</td>
         <td>
           <span class={`mark ${station.state}`}>
             {station.state === "live" ? texts.onAir : texts[station.state]}
           </span>
         </td>
+        <td>{age === null ? "–" : span(age, texts)}</td>
         <td>{station.rate === null ? "–" : number.format(station.rate)}</td>
         <td>{number.format(station.records)}</td>
         <td>{missing === null ? "…" : number.format(missing)}</td>
