@@ -50,6 +50,22 @@ while True:
     print(f"COMMITTED={seen};", file=open("/dev/ttyAMA0", "w"), flush=True)
     time.sleep(0.5)
 """
+# The card, and by process: what was handed on to the file system.
+CARD = "the card"
+_WRITTEN = f"""
+import collections, json, pathlib
+found = collections.Counter()
+fields = next(l.split() for l in open("/proc/diskstats") if l.split()[2] == "vda")
+found["{CARD}"] = int(fields[9]) * 512
+for io in pathlib.Path("/proc").glob("[0-9]*/io"):
+    try:
+        name = (io.parent / "comm").read_text().strip()
+        counts = dict(line.split(": ") for line in io.read_text().splitlines())
+    except OSError:
+        continue
+    found[name] += int(counts["write_bytes"]) - int(counts["cancelled_write_bytes"])
+print(json.dumps(found))
+"""
 # As Raspberry Pi Imager 2 writes them.
 IMAGER_USER = """#cloud-config
 manage_resolv_conf: false
@@ -137,6 +153,12 @@ def local_records(machine: Machine, device: str = DEVICE) -> list[dict[str, Any]
 def screen(machine: Machine) -> str:
     """The text on the screen, without its line breaks."""
     return machine.run("sudo cat /dev/vcs1")
+
+
+def written(machine: Machine) -> dict[str, int]:
+    """Bytes written since the start: on the card, and by each name of a process."""
+    counts: dict[str, int] = json.loads(machine.python(_WRITTEN))
+    return counts
 
 
 def browse(page: str, picture: Path) -> str:

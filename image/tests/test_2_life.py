@@ -5,12 +5,12 @@ The tests are steps of one story on one card, in this order; a step that fails f
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import secrets
 import signal
 from collections.abc import Iterator
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from machine import LOGIN_S, Machine
 from rig.judge import Key, Verdict, judge, read_journal, read_records
 from rig.kinto import Kinto
 from station import (
+    CARD,
     DEVICE,
     HUB_ACCOUNT,
     IMAGER_NETWORK,
@@ -35,6 +36,7 @@ from station import (
     status,
     toml,
     write_settings,
+    written,
 )
 from unisat_agent.simulator.satellite import Entry
 
@@ -361,13 +363,6 @@ def test_what_imager_set_holds_where_unisat_toml_is_silent(life: Life) -> None:
         assert "b9dcf1d8" not in said
 
 
-_SECTORS = """
-import json
-fields = next(l.split() for l in open("/proc/diskstats") if l.split()[2] == "vda")
-print(json.dumps(int(fields[9]) * 512))
-"""
-
-
 def test_bytes_written_for_a_record(life: Life, hub: Kinto) -> None:
     """Between two looks at the kernel's own count, while one satellite sends at its usual pace."""
     hub.provision_hub(HUB_ACCOUNT, HUB_PASSWORD, [life.device(4)])
@@ -379,7 +374,7 @@ def test_bytes_written_for_a_record(life: Life, hub: Kinto) -> None:
     life.machine.wait(lambda: drained(life.machine), 300, "nothing to be pending", 3)
     # What the boot itself still writes is not the records'.
     life.machine.run("systemctl is-system-running --wait; sync", 600, check=False)
-    before = json.loads(life.machine.python(_SECTORS))
+    before = written(life.machine)
     satellite = life.satellite()
     life.machine.wait(
         lambda: len(read_records(hub.client(), [life.device(4)])) >= 100, 900, "100 records"
@@ -388,6 +383,11 @@ def test_bytes_written_for_a_record(life: Life, hub: Kinto) -> None:
     life.machine.wait(lambda: drained(life.machine), 300, "nothing to be pending", 3)
     life.machine.run("sync")
     records = len(local_records(life.machine, life.device(4)))
-    written = json.loads(life.machine.python(_SECTORS)) - before
-    figure(f"written on the card: {written / records / 1024:.1f} KiB a record, at 3 s each")
+    after = written(life.machine)
+    kib = {name: (count - before.get(name, 0)) / records / 1024 for name, count in after.items()}
+    card = kib.pop(CARD)
+    figure(f"written on the card: {card:.1f} KiB a record, at 3 s each")
+    # What no process wrote is the file system's: its journal, and whole blocks for parts.
+    causes = sorted((kib | {"file system": card - sum(kib.values())}).items(), key=itemgetter(1))
+    figure("of it: " + ", ".join(f"{name} {one:.1f}" for name, one in causes[::-1] if one > 0.05))
     life.machine.power_off()
