@@ -26,6 +26,7 @@ from typing import Any
 from bench import load
 from bench.load import Times
 from bench.stack import Stack, stack
+from bench.subscribers import PER_READER, Got, subscribers
 
 RESULT = Path(__file__).parents[2] / "build" / "bench-hub.json"
 INTERVAL_S = 3.0
@@ -34,6 +35,7 @@ INGEST_SIZES = (1, 25, 100, 500, 1000)
 GOALS = {100: 40.0, 500: 60.0}
 LIVE_MS = 2.4
 GROUP = 3
+STREAMED_PER_S = 300
 Figures = dict[str, Any]
 
 
@@ -120,11 +122,46 @@ def at_work(hub: Stack, stations: int, seconds: float) -> list[Figures]:
     return found
 
 
+def streamed(hub: Stack, readers: int, seconds: float) -> Figures:
+    """As many stations as subscribers of the live stream; each station has ten of them."""
+    devices = [f"seen-{number:05}" for number in range(readers)]
+    hub.provision(devices)
+    times = Times()
+    got = Got()
+
+    async def seen() -> None:
+        nonlocal got
+        with subscribers(hub, devices) as crowd:
+            pause_s = GROUP * readers / STREAMED_PER_S
+            await load.live(hub, devices, pause_s, seconds, times, GROUP)
+            crowd.send(PER_READER * GROUP * (len(times.seconds) - times.failed))
+            got = await asyncio.to_thread(crowd.recv)
+
+    found = measure(hub, "live, with subscribers", GROUP, times, seen())
+    late = Times(got.late_s)
+    found |= {
+        "sent_per_s": found["records"] / seconds,
+        "subscribers": readers, "deliveries": got.distinct, "again": got.again,
+        "missed": PER_READER * GROUP * (len(times.seconds) - times.failed) - got.distinct,
+        "late_p50_ms": late.percentile(0.5), "late_p99_ms": late.percentile(0.99),
+    }  # fmt: skip
+    print(
+        f"    {found['sent_per_s']:.0f} records/s, {readers} subscribers:"
+        f" {got.distinct} deliveries, {found['missed']} missed,"
+        f" p50 {found['late_p50_ms']:.0f}, p99 {found['late_p99_ms']:.0f} ms from the station"
+    )
+    return found
+
+
 def main() -> int:
     """Runs the bench; returns 1 where a figure misses its goal."""
     parser = argparse.ArgumentParser(prog="make bench-hub", description=__doc__)
     parser.add_argument("--stations", type=int, default=200, help="with live records (200)")
     parser.add_argument("--seconds", type=float, default=30, help="of live records (30)")
+    parser.add_argument(
+        "--subscribers", type=int, default=1000, help="of the live stream, at 300 records/s (1000)"
+    )
+    parser.add_argument("--only-stream", action="store_true", help="measures these alone")
     parser.add_argument("--scale", type=float, default=1.0, help="of the catch-up (1)")
     args = parser.parse_args()
     with (
@@ -133,7 +170,10 @@ def main() -> int:
     ):
         # nginx's workers may be another user.
         Path(folder).chmod(0o755)
-        rows = catch_up(hub, args.scale) + at_work(hub, args.stations, args.seconds)
+        rows = [streamed(hub, args.subscribers, args.seconds)]
+        if args.only_stream:
+            return 1 if rows[0]["missed"] else 0
+        rows += catch_up(hub, args.scale) + at_work(hub, args.stations, args.seconds)
     by_name = {row["name"]: row for row in rows}
     live_ms, grouped_ms = (by_name[name]["cpu_ms_sum"] for name in ("live", "live, grouped"))
     publishers = INTERVAL_S * 1000 / live_ms
@@ -144,6 +184,7 @@ def main() -> int:
             by_name[f"stock {size}"]["cpu_ms_sum"] / by_name[f"ingest {size}"]["cpu_ms_sum"]
         ]
     ]
+    goals.append(("missed by subscribers", rows[0]["missed"], "<=", 0))
     goals.append(("a live record, grouped, ms of a processor", grouped_ms, "<=", LIVE_MS))
     missed = 0
     for name, value, sign, goal in goals:

@@ -9,6 +9,7 @@ import time
 import uuid
 from base64 import b64encode
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from itertools import count
 from typing import Any
 
@@ -23,7 +24,7 @@ def record(device: str) -> dict[str, Any]:
     number = next(_numbers)
     return {
         "id": str(uuid.uuid4()), "devID": device, "timestamp": int(time.time()), "seq": number,
-        "received_at": "2023-11-14T22:13:20.123Z", "clock": "synced",
+        "received_at": datetime.now(UTC).isoformat(timespec="milliseconds"), "clock": "synced",
         "epoch": "7d0c7f0e-6a2e-4d3a-9c1e-0d6a2f5b9a11", "uptime": 5123.456 + number,
         "boot_id": "1b4c6c1e-43f7-4a5e-8a55-0f3cf9d0a111",
         "groups": {"meteo": ["temperature", "humidity", "pressure"], "air": ["pm25", "pm10"]},

@@ -7,11 +7,11 @@ import secrets
 import signal
 import ssl
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rig import reserve_port
 from rig.kinto import Kinto
@@ -59,6 +59,7 @@ http {{
         listen 127.0.0.1:{port} ssl backlog=4096;
         auth_request /_login;
         location / {{ proxy_pass http://kinto; }}
+        location ~ ^/v1/buckets/[^/]+/stream$ {{ proxy_pass http://127.0.0.1:{stream}; }}
         location = /_login {{
             internal;
             auth_request off;
@@ -84,7 +85,9 @@ class Stack:
     postgres: Postgres
     memcached: Memcached
     nginx: Process
+    stream: Process
     port: int
+    certificate: Path
     context: ssl.SSLContext
     password: str
     postgres_pid: int
@@ -104,6 +107,7 @@ class Stack:
             "nginx": self.nginx.pid,
             "kinto": self.kinto.pid,
             "postgresql": self.postgres_pid,
+            "stream": self.stream.pid,
         }
         return {name: _used_ms(pid) for name, pid in parts.items() if pid is not None}
 
@@ -120,13 +124,13 @@ def _used_ms(pid: int) -> float:
     return total * _TICK_MS
 
 
-def _certificate(folder: Path) -> ssl.SSLContext:
+def _certificate(folder: Path) -> Path:
     command = (
         "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 7"
         " -subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1 -keyout key.pem -out cert.pem"
     )
     subprocess.run(command.split(), cwd=folder, check=True, capture_output=True)
-    return ssl.create_default_context(cafile=str(folder / "cert.pem"))
+    return folder / "cert.pem"
 
 
 @contextmanager
@@ -141,9 +145,10 @@ def stack(folder: Path) -> Iterator[Stack]:
             "kinto.batch_max_requests": "1000",
             "kinto.account_cache_ttl_seconds": "600",
         }
+        database = postgres.url(postgres.new_database())
         kinto = opened.enter_context(
             Kinto(
-                folder, "hub", storage_url=postgres.url(postgres.new_database()),
+                folder, "hub", storage_url=database,
                 memcached=memcached.address, settings=settings,
             )
         )  # fmt: skip
@@ -153,14 +158,34 @@ def stack(folder: Path) -> Iterator[Stack]:
         # Who makes something gets no right to it by that.
         rights = {"read": [f"account:{READER}"], "write": ["account:admin"]}
         kinto.client().create_bucket(id="telemetry", permissions=rights)
-        port: Any = opened.enter_context(reserve_port()).getsockname()[1]
-        context = _certificate(folder)
+        port, stream_port = (
+            int(opened.enter_context(reserve_port()).getsockname()[1]) for _ in range(2)
+        )
+        certificate = _certificate(folder)
+        stream = Process(
+            [
+                *(sys.executable, "-m", "unisat_stream", "--port", str(stream_port)),
+                *("--kinto", kinto.url),
+            ],
+            folder / "stream.log",
+            environment={
+                "KINTO_STORAGE_URL": database.replace(":", "+psycopg2:", 1),
+                "PYTHONPATH": str(Path(__file__).parents[1]),
+            },
+        )
+        opened.callback(lambda: stream.end(signal.SIGTERM))
         conf = folder / "nginx.conf"
         conf.write_text(
-            _NGINX.format(folder=folder, port=port, kinto=kinto.port, workers=os.cpu_count() or 1)
-        )
+            _NGINX.format(
+                folder=folder, port=port, kinto=kinto.port, stream=stream_port,
+                workers=os.cpu_count() or 1,
+            )
+        )  # fmt: skip
         nginx = Process([program("nginx"), "-c", str(conf)], folder / "nginx.out")
         opened.callback(lambda: nginx.end(signal.SIGTERM))
         wait_until(lambda: len(children(nginx.pid)) > 0, 30, lambda: f"nginx: {nginx.tail()}")
         pid = int((postgres.directory / "data" / "postmaster.pid").read_text().split()[0])
-        yield Stack(kinto, postgres, memcached, nginx, port, context, password, pid)
+        context = ssl.create_default_context(cafile=str(certificate))
+        yield Stack(
+            kinto, postgres, memcached, nginx, stream, port, certificate, context, password, pid
+        )
