@@ -8,9 +8,10 @@ import signal
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
+import psycopg2
 import pytest
 import requests
 
@@ -26,12 +27,19 @@ STATIONS = 8
 
 
 @pytest.fixture
-def hub(tmp_path: Path) -> Iterator[Kinto]:
+def database() -> Iterator[str]:
+    """The address of an empty database."""
+    with new_database() as address:
+        yield address
+
+
+@pytest.fixture
+def hub(tmp_path: Path, database: str) -> Iterator[Kinto]:
     """A Kinto's settings, database and port; it does not run any more."""
     with ExitStack() as opened:
         kinto = opened.enter_context(
             Kinto(
-                tmp_path, "hub", storage_url=opened.enter_context(new_database()),
+                tmp_path, "hub", storage_url=database,
                 memcached=opened.enter_context(Memcached()).address, settings=SETTINGS,
             )
         )  # fmt: skip
@@ -95,5 +103,23 @@ def test_two_processes_share_the_work_and_the_figures(hub: Kinto, workers: Proce
         60,
         lambda: f"another process: {workers.tail()}",
     )
+    assert _store(hub.url, 10) == 10 * STATIONS
+    assert workers.end(signal.SIGINT) == 0
+
+
+def test_a_restart_of_the_database_costs_no_request(
+    hub: Kinto, database: str, workers: Process
+) -> None:
+    assert _store(hub.url, 10) == 10 * STATIONS
+    with closing(psycopg2.connect(database)) as connection, connection.cursor() as cursor:
+        # A transaction would see the same connections all along.
+        connection.autocommit = True
+        others = "pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+
+        def ended() -> bool:
+            cursor.execute(f"SELECT count(pg_terminate_backend(pid)) = 0 FROM {others}")
+            return bool(cursor.fetchone()[0])
+
+        wait_until(ended, 60, "the connections of both processes to end")
     assert _store(hub.url, 10) == 10 * STATIONS
     assert workers.end(signal.SIGINT) == 0

@@ -11,7 +11,7 @@ from typing import Any
 
 from pyramid.settings import aslist
 
-from unisat_kinto import capability, logins, metrics, passwords, records
+from unisat_kinto import capability, logins, metrics, passwords, pool, records
 from unisat_kinto.migration import UnisatMigration
 from unisat_kinto.storage import IndexedStorage
 
@@ -36,6 +36,9 @@ def includeme(config: Any) -> None:
     )
     storage.autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
     config.registry.storage = storage
+    for backend in (storage, config.registry.permission):
+        pool.pass_over_closed(backend.client.session_factory().get_bind())
+        backend.client.session_factory.remove()
     records.keep_permissions_on_collections()
     known = passwords.remember(config)
     if logins.decided_by_accounts_alone(settings):
