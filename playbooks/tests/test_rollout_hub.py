@@ -76,6 +76,8 @@ def offered(hub: Kinto, web: Path, play: Play, *options: str) -> tuple[int, str]
     verify = ["minisign", "-Vq", "-p", f"{web.parent}/key.pub", "-m", f"{served}/stable.json"]
     assert subprocess.run(verify, check=False).returncode == 0
     assert (served / "parts/0123").read_text() == "a part"
+    there = {str(path.relative_to(served)) for path in served.rglob("*") if path.is_file()}
+    assert there == {"parts/0123", "stable.json", "stable.json.minisig"}
     return int(json.loads((served / "stable.json").read_text())["percent"]), said
 
 
@@ -85,6 +87,10 @@ def test_the_share_grows_until_one_fails_and_is_as_one_says(
     before = {"version": "1.0", "problem": False, "said": ""}
     # Half of the stations have told nothing yet.
     tell(hub, dict.fromkeys(NAMES[::2], before))
+    # Of a version that `make update` keeps no longer.
+    for old in ("hub/updates/parts/4567", "hub/updates/1.0.json"):
+        (web.parent / old).parent.mkdir(parents=True, exist_ok=True)
+        (web.parent / old).write_text("old")
     assert offered(hub, web, play, "-e", "percent=20")[0] == 20
     after = before | {"version": VERSION}
     tell(hub, {name: after for name in NAMES if place(name, VERSION) < 20})
