@@ -7,9 +7,10 @@ import fcntl
 import json
 import subprocess
 import sys
+import time
 import tomllib
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -26,9 +27,12 @@ from unisat_update.sources import (
     bundles,
     read,
 )
-from unisat_update.tell import tell
+from unisat_update.tell import PROGRAM, tell
 
 STICK = "the USB stick"
+# What role firstboot's program leaves when its work is done.
+FIRST_BOOT = "first-boot-done"
+FIRST_BOOT_POLL_S = 5
 
 
 def main(argv: list[str], layout: Layout | None = None) -> int:
@@ -41,6 +45,7 @@ def main(argv: list[str], layout: Layout | None = None) -> int:
         return 2
     with alone(layout):
         sequence = Sequence(layout, Station(layout), partial(tell, layout), minisign)
+        wait_for_first_boot(layout, sequence, partial(time.sleep, FIRST_BOOT_POLL_S))
         sequence.resume()
         match argv:
             case ["run"]:
@@ -73,6 +78,20 @@ def alone(layout: Layout) -> Iterator[None]:
     with (layout.run / "lock").open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
+
+
+def wait_for_first_boot(layout: Layout, sequence: Sequence, pause: Callable[[], None]) -> None:
+    """Waits until a flashed station has its Kinto: both would unpack it, and make its database."""
+
+    def is_done() -> bool:
+        return not (layout.root / PROGRAM).exists() or (layout.station / FIRST_BOOT).exists()
+
+    if is_done():
+        return
+    sequence.say("Update: the station looks for one when its first boot is done.")
+    while not is_done():
+        pause()
+    sequence.say("")
 
 
 def from_card(layout: Layout, sequence: Sequence) -> None:

@@ -31,6 +31,7 @@ BROKEN = "reinstreq"
 READERS = {
     ("systemctl", "restart", "postgresql.service"): "etc/(postgresql/|systemd/system/postgresql@)",
     ("systemctl", "restart", "memcached.service"): "etc/memcached.conf",
+    ("systemctl", "restart", "containerd.service"): "etc/containerd/",
     ("systemctl", "restart", "docker.service"): "etc/docker/",
     ("systemctl", "restart", "chrony.service"): "etc/(chrony/|systemd/system/chrony)",
     ("systemctl", "reload", "unisat-firewall.service"): "etc/unisat/firewall",
@@ -92,6 +93,8 @@ class Station:
             "PYTHONDONTWRITEBYTECODE": "1",
             "ANSIBLE_CONFIG": f"{project / 'ansible.cfg'}",
             "ANSIBLE_COLLECTIONS_PATH": f"{release / 'ansible'}",
+            # Another one may take the file for a list of hosts, and then there is nothing to do.
+            "ANSIBLE_INVENTORY_ENABLED": "yaml",
             "ANSIBLE_LOCAL_TEMP": f"{self.layout.run}/ansible",
             "ANSIBLE_REMOTE_TEMP": f"{self.layout.run}/ansible",
             "ANSIBLE_NOCOLOR": "1",
@@ -124,6 +127,8 @@ class Station:
             with contextlib.suppress(OSError):
                 said = self.layout.failure.read_text(encoding="utf-8").strip() or said
             raise SwitchError(said.rstrip("."))
+        if not self.layout.baseline.exists():
+            raise SwitchError("the update ended without doing anything")
 
     def back(self, archive: Path, baseline: Path) -> None:
         """Unpacks the archive over the files of the new version, and starts the services anew.
