@@ -39,9 +39,16 @@ def variables(applied: dict[str, Any]) -> dict[str, Any]:
         name: applied[key] for key, names in VARIABLES.items() for name in names if applied.get(key)
     }
     found.setdefault("agent_hub_url", "none")
-    port = {key: applied.get(f"serial.{key}") for key in ("port", "baud", "idle_s")}
-    if any(port.values()):
-        found["agent_serial"] = [{key: value for key, value in port.items() if value}]
+    if str(found["agent_hub_url"]).startswith("http://"):
+        # Who wrote it on the card has decided.
+        found["agent_hub_plain_http"] = True
+    shared = {
+        key: applied[f"serial.{key}"] for key in ("baud", "idle_s") if applied.get(f"serial.{key}")
+    }
+    ports = applied.get("serial.port") or "auto"
+    if shared or applied.get("serial.port"):
+        names = ports if isinstance(ports, list) else [ports]
+        found["agent_serial"] = [{"port": name, **shared} for name in names]
     if applied.get("hub.url") and applied.get("hub.ca"):
         found["agent_options"] = {"hub": {"ca_file": CERTIFICATE}}
     return found

@@ -101,6 +101,13 @@ def test_who_owns_a_station(tmp_path: Path, owner: str, program: bool, wanted: s
     assert station_facts.station(tmp_path)["owner"] == wanted
 
 
+def test_a_card_may_name_several_ports_and_a_hub_without_encryption() -> None:
+    found = variables({"serial.port": ["/dev/a", "/dev/b"], "hub.url": "http://192.168.1.2/v1"})
+    assert found["agent_serial"] == [{"port": "/dev/a"}, {"port": "/dev/b"}]
+    # Without it role agent refuses the address, and the station could not be updated.
+    assert found["agent_hub_plain_http"] is True
+
+
 def test_a_cards_settings_become_variables_that_the_roles_know() -> None:
     found = variables(
         {
