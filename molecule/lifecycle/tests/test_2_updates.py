@@ -8,23 +8,10 @@ import signal
 import stat
 import subprocess
 
-from life import (
-    KEPT,
-    STATION,
-    image,
-    judge,
-    newest_backup,
-    other_agent,
-    other_image,
-    play,
-    release,
-    sent,
-    sentences,
-    status,
-    stored,
-)
+from life import newest_backup, other_agent, other_image, play, sentences
 
 from outside import INVENTORY, PROJECT, inside, wait_until
+from station import KEPT, STATION, image, judge, release, sent, status, stored
 
 
 def test_an_interrupted_installation_was_finished() -> None:

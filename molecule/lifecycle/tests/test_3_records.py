@@ -8,26 +8,10 @@ import re
 import shutil
 import time
 
-from life import (
-    DEVICE,
-    GONE,
-    KEPT,
-    LATER,
-    OLD,
-    OLD_RECORDS,
-    STATION,
-    ask,
-    everything,
-    judge,
-    newest_backup,
-    play,
-    sentences,
-    status,
-    stored,
-    well,
-)
+from life import DEVICE, GONE, LATER, OLD, OLD_RECORDS, newest_backup, play, sentences
 
 from outside import inside, wait_until
+from station import KEPT, STATION, ask, everything, judge, status, stored, well
 
 
 def test_a_new_card_gets_back_every_record_also_those_that_were_not_delivered() -> None:

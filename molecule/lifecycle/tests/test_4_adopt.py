@@ -5,37 +5,16 @@ from __future__ import annotations
 import re
 import shutil
 
-from life import KEPT, STATION, play, sentences, status
+from life import play, sentences
 
-from outside import PROJECT, inside, run, wait_until
+from outside import inside, wait_until
+from station import KEPT, STATION, flash, status
 
-# What a flashed card is after its first boot, with passwords that no controller knows.
-FLASH = """
-set -eu
-# The container's engine mounts it, and a mount cannot be replaced.
-umount /etc/hostname
-hostname >/etc/hostname
-systemctl stop unisat-agent unisat-kinto
-su postgres -c "psql --quiet --command 'drop database kinto' --command 'drop role kinto'"
-rm -rf /etc/unisat-agent/credentials /etc/unisat-kinto/secrets.env
-rm -rf /var/lib/unisat-station /var/lib/unisat-agent/*
-cat >/usr/local/sbin/unisat-station <<'END'
-#!/bin/sh
-cd /usr/local/lib/unisat-station && exec python3 -B -m unisat_station "$@"
-END
-chmod 755 /usr/local/sbin/unisat-station
-cp /etc/unisat-agent/agent.toml /usr/local/lib/unisat-station/
-mkdir -p /boot/firmware
-mount --types tmpfs tmpfs /boot/firmware
-cat >/boot/firmware/unisat.toml <<'END'
+SETTINGS = """\
 [station]
 name = "school-7"
 devices = ["u01kz"]
 timezone = "Asia/Almaty"
-END
-unisat-station settings
-unisat-station first-boot
-systemctl start unisat-agent
 """
 
 
@@ -64,11 +43,7 @@ def processes() -> set[str]:
 
 def test_a_flashed_station_is_adopted_and_nothing_flips() -> None:
     shutil.rmtree(KEPT / "secrets" / STATION)
-    library = "/usr/local/lib/unisat-station"
-    inside(STATION, "mkdir", "-p", library)
-    for name in ("unisat_station", "unisat.toml"):
-        run("docker", "cp", f"{PROJECT}/roles/firstboot/files/{name}", f"{STATION}:{library}/")
-    inside(STATION, "sh", "-c", FLASH)
+    flash(STATION, SETTINGS)
     born = secrets_of("station")
 
     said = play("site", check=False, note=", refused for a flashed station")

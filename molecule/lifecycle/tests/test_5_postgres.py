@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import re
 
-from life import DEVICES, LATER, OLD, OLD_RECORDS, ask, judge, play, sent, sentences, well
+from life import DEVICES, LATER, OLD, OLD_RECORDS, play, sentences
 
 from outside import INVENTORY, PROJECT, inside, run, wait_until
+from station import ask, judge, sent, well
 
 OURS = ("--inventory", LATER, "--limit", OLD)
 # The variable is gone from the inventory.
