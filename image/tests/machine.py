@@ -95,6 +95,7 @@ class Machine:
         self._console: Console | None = None
         self._satellite_port = free_port()
         self._times = 0
+        self._sticks = 0
 
     def __enter__(self) -> Self:
         return self
@@ -251,22 +252,39 @@ class Machine:
 
     def picture(self, file: Path) -> None:
         """Takes a picture (PNG) of what the screen shows now."""
+        self._control("screendump", filename=str(file.resolve()), format="png")
+
+    def _control(self, name: str, **arguments: Any) -> None:
+        """Has QEMU itself do something (QMP)."""
         with socket.socket(socket.AF_UNIX) as control:
             control.settimeout(COMMAND_S)
             control.connect(str(self._directory / "qmp"))
             with control.makefile("rw", encoding="utf-8") as talk:
                 talk.readline()
-                for command, arguments in (
-                    ("qmp_capabilities", {}),
-                    ("screendump", {"filename": str(file.resolve()), "format": "png"}),
-                ):
-                    talk.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
+                for command, words in (("qmp_capabilities", {}), (name, arguments)):
+                    talk.write(json.dumps({"execute": command, "arguments": words}) + "\n")
                     talk.flush()
                     answer: dict[str, Any] = {}
                     while not answer.keys() & {"return", "error"}:  # events come in between
                         answer = json.loads(talk.readline())
                     if "error" in answer:
                         raise MachineError(f"{command}: {answer['error']['desc']}")
+
+    # The USB stick
+
+    def plug_stick(self, image: Path) -> None:
+        """Plugs a USB stick into the running machine; another one has to be pulled out before."""
+        self._sticks += 1
+        node = f"stick{self._sticks}"
+        file = {"driver": "file", "filename": str(image.resolve())}
+        self._control(
+            "blockdev-add", **{"driver": "raw", "node-name": node, "read-only": True, "file": file}
+        )
+        self._control("device_add", driver="usb-storage", id=node, drive=node)
+
+    def pull_stick(self) -> None:
+        """Pulls the USB stick out."""
+        self._control("device_del", id=f"stick{self._sticks}")
 
     def tail(self) -> str:
         """The end of what the console said."""

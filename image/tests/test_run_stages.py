@@ -97,6 +97,17 @@ def test_the_hash_names_all_that_goes_in_and_runs_nothing(stages: Path) -> None:
     assert run(stages, "--hash").stdout != before
 
 
+def test_a_variable_that_goes_in_is_a_part_of_the_hash(
+    stages: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (stages / "two/INPUTS").write_text("inputs\n$KEYS\n")
+    hashes = [run(stages, "--hash").stdout]
+    for keys in ("RW1", "RW2"):
+        monkeypatch.setenv("KEYS", keys)
+        hashes.append(run(stages, "--hash").stdout)
+    assert len(set(hashes)) == 3
+
+
 def test_a_failed_step_is_named_with_what_it_said(stages: Path) -> None:
     (stages / "two/01-c/SKIP").unlink()
     done = run(stages)
