@@ -63,10 +63,10 @@ packages: ## Debian's packages for the tests (as root)
 lint: $(DEV)/ready $(NPM_READY) ## ruff, mypy, ansible-lint, yamllint, shellcheck, tsc, eslint, prettier
 	@.ci/lint
 
-unit: $(DEV)/ready $(RELEASE)/ready packages ## the tests of agent, kinto/ and first boot, against real PostgreSQL, memcached, Kinto and nginx
+unit: $(DEV)/ready $(RELEASE)/ready packages ## the tests of agent, kinto/ and settings program, against real PostgreSQL, memcached, Kinto and nginx
 	cd image/tests && python -B -m pytest -q test_release.py test_run_stages.py
 	cd playbooks/tests && python -B -m pytest -q -p no:cacheprovider .
-	cd roles/firstboot/tests && python -B -m pytest -q -p no:cacheprovider .
+	cd roles/station/tests && python -B -m pytest -q -p no:cacheprovider .
 	cd roles/update/tests && python -B -m pytest -q -p no:cacheprovider .
 	cd kinto/tests && python -B -m pytest -q
 	cd agent && UNISAT_FORBID_SKIPS=1 python -m pytest $(ARGS)

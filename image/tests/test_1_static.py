@@ -84,7 +84,7 @@ def test_the_firmware_is_told_what_to_start(card: Card) -> None:
 
 
 def test_there_is_a_file_to_edit_and_no_complaint(card: Card) -> None:
-    template = PROJECT / "roles/firstboot/files/unisat.toml"
+    template = PROJECT / "roles/station/files/unisat.toml"
     assert card.read("unisat.toml").replace("\r\n", "\n") == template.read_text()
     assert "unisat-errors.txt" not in card.names()
 

@@ -149,5 +149,5 @@ def flash(name: str, settings: str) -> None:
     library = "/usr/local/lib/unisat-station"
     inside(name, "mkdir", "-p", library)
     for file in ("unisat_station", "unisat.toml"):
-        run("docker", "cp", f"{PROJECT}/roles/firstboot/files/{file}", f"{name}:{library}/")
+        run("docker", "cp", f"{PROJECT}/roles/station/files/{file}", f"{name}:{library}/")
     inside(name, "sh", "-c", FLASH, stdin=settings)

@@ -32,6 +32,7 @@ def test_going_back_puts_back_every_file_that_the_roles_write() -> None:
         "kinto",
         "agent",
         "dashboard",
+        "station",
         "update",
     ):
         for file in (PROJECT / "roles" / role).glob("[tv]*/*.yml"):

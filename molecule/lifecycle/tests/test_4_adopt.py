@@ -44,6 +44,9 @@ def processes() -> set[str]:
 def test_a_flashed_station_is_adopted_and_nothing_flips() -> None:
     shutil.rmtree(KEPT / "secrets" / STATION)
     flash(STATION, SETTINGS)
+    # As of an image of before.
+    program = "/usr/local/lib/unisat-station/unisat_station/__init__.py"
+    inside(STATION, "sh", "-c", f"echo '# old' >>{program}")
     born = secrets_of("station")
 
     said = play("site", check=False, note=", refused for a flashed station")
@@ -52,6 +55,8 @@ def test_a_flashed_station_is_adopted_and_nothing_flips() -> None:
     play("adopt", "--limit", STATION)
     assert secrets_of("controller") == secrets_of("station") == born
     play("site", "--limit", STATION, note=", of an adopted station")
+    assert "# old" not in inside(STATION, "cat", program)
+    assert "python3 -BI" in inside(STATION, "cat", "/usr/local/sbin/unisat-station")
     before = reboot()
     assert "Asia/Almaty" in before["files"]
     assert "school-7" in inside(STATION, "cat", "/etc/unisat-agent/agent.toml")
