@@ -122,9 +122,9 @@ describe("the station page", () => {
         reducedMotion: "reduce",
       });
       await other.waitForSelector("[data-field=temperature] canvas", WAIT);
-      const moving = await other.$$eval("*", (all) =>
-        all
-          .map((one) => getComputedStyle(one))
+      // In one go: what is drawn anew in between has no style.
+      const moving = await other.evaluate(() =>
+        Array.from(document.querySelectorAll("*"), (one) => getComputedStyle(one))
           .filter((has) => has.transitionDuration !== "0s" || has.animationName !== "none")
           .map((has) => has.transitionDuration + has.animationName),
       );
