@@ -185,7 +185,7 @@ def main() -> int:
         ]
     ]
     goals.append(("missed by subscribers", rows[0]["missed"], "<=", 0))
-    goals.append(("a live record, grouped, ms of a processor", grouped_ms, "<=", LIVE_MS))
+    goals.append(("a live record, ms of a processor", live_ms, "<=", LIVE_MS))
     missed = 0
     for name, value, sign, goal in goals:
         kept = value >= goal if sign == ">=" else value <= goal

@@ -19,7 +19,8 @@ from rig.processes import Process, children, program
 from rig.servers import Memcached, Postgres
 from rig.wait import wait_until
 
-PLUGIN = "kinto.plugins.accounts unisat_kinto"
+# What role kinto has on a hub.
+PLUGIN = "kinto.plugins.accounts unisat_kinto kinto.plugins.prometheus unisat_container"
 STATION = "station"
 READER = "reader"
 _TICK_MS = 1000 / os.sysconf("SC_CLK_TCK")
@@ -144,6 +145,8 @@ def stack(folder: Path) -> Iterator[Stack]:
             "kinto.explicit_permissions": "false",
             "kinto.batch_max_requests": "1000",
             "kinto.account_cache_ttl_seconds": "600",
+            "kinto.metrics_matchdict_fields": "",
+            "kinto.prometheus_created_metrics_enabled": "false",
         }
         database = postgres.url(postgres.new_database())
         kinto = opened.enter_context(

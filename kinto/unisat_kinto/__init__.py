@@ -34,7 +34,7 @@ def includeme(config: Any) -> None:
         max_fetch_size=int(settings["storage_max_fetch_size"]),
         readonly=settings.get("readonly", False),
     )
-    storage.autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
+    storage.engine = engine
     config.registry.storage = storage
     for backend in (storage, config.registry.permission):
         pool.pass_over_closed(backend.client.session_factory().get_bind())

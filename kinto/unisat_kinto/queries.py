@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from typing import Any
 
+import psycopg2
 from kinto.core.storage.exceptions import BackendError
 from kinto.core.utils import sqlalchemy as sa
 
@@ -46,27 +49,39 @@ def ingest_as(
 
     None where the database does not show that it has, and that it may: ask Kinto. It is committed
     when this returns: one exchange with PostgreSQL, where a transaction of the request takes three.
+    Without SQLAlchemy but for its pool: that took a third of a request's time, and one more
+    exchange to leave autocommit.
 
     Raises:
-        BackendError: The database is away, or refused it.
+        BackendError: The database is away, or refused it; it may be stored all the same.
     """
-    statement = (
-        "SELECT unisat_ingest_as(:account, :hashed, :bucket, :collection, CAST(:batch AS JSONB))"
-    )
-    values = {
-        "account": account,
-        "hashed": hashed,
-        "bucket": bucket,
-        "collection": collection,
-        "batch": batch,
-    }
+    values = (account, hashed, bucket, collection, batch)
     try:
-        with storage.autocommit.connect() as connection:
-            found: dict[str, Any] | None = connection.execute(sa.text(statement), values).scalar()
-    except sa.exc.SQLAlchemyError as error:
+        with (
+            closing(storage.engine.raw_connection()) as pooled,
+            _autocommit(pooled),
+            pooled.cursor() as cursor,
+        ):
+            cursor.execute("SELECT unisat_ingest_as(%s, %s, %s, %s, %s)", values)
+            found: dict[str, Any] | None = cursor.fetchone()[0]
+    except (sa.exc.SQLAlchemyError, psycopg2.Error) as error:
         logger.error(error, exc_info=True)
         raise BackendError(original=error) from error
     return found
+
+
+@contextmanager
+def _autocommit(pooled: Any) -> Iterator[None]:
+    """Each statement is a transaction; a connection that is lost does not go back to its pool."""
+    connection = pooled.driver_connection
+    connection.autocommit = True
+    try:
+        yield
+    finally:
+        if connection.closed:
+            pooled.invalidate()
+        else:
+            connection.autocommit = False
 
 
 def newest(storage: Any, collection: str) -> int:

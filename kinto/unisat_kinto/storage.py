@@ -27,10 +27,10 @@ class IndexedStorage(Storage):
     """What Kinto asks, in words that PostgreSQL finds an index for; the answers are the same.
 
     Attributes:
-        autocommit: SQLAlchemy's engine on the same connections; each statement is a transaction.
+        engine: SQLAlchemy's, whose pool has the connections.
     """
 
-    autocommit: Any
+    engine: Any
 
     def list_all(self, *args: Any, **kwargs: Any) -> Any:
         """A page of objects. What follows a page is bounded by where that one ended."""
