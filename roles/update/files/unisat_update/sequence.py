@@ -161,7 +161,7 @@ class Sequence:
         if manifest.serial in self.state.failed:
             reason = self.state.failed[manifest.serial]
             raise RefusedError(
-                f"holds version {manifest.version}, which did not work here ({reason})"
+                f"is not taken again: version {manifest.version} did not work here ({reason})"
             )
         if manifest.serial <= (newest := self.newest(installed_serial(self.layout))):
             runs = "it runs here already" if manifest.serial == newest else "a newer one runs here"
