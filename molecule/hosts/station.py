@@ -115,9 +115,10 @@ def judge(name: str = STATION) -> int:
 # What a flashed card is after its first boot, with passwords that no controller knows.
 FLASH = """
 set -eu
-# The container's engine mounts it, and a mount cannot be replaced.
-umount /etc/hostname
-hostname >/etc/hostname
+# The container's engine mounts them, and a mount cannot be replaced.
+cp /etc/hostname /etc/hosts /tmp/
+umount /etc/hostname /etc/hosts
+cp /tmp/hostname /tmp/hosts /etc/
 systemctl stop satellite unisat-agent unisat-kinto
 su postgres -c "psql --quiet --command 'drop database kinto' --command 'drop role kinto'"
 rm -rf /etc/unisat-agent/credentials /etc/unisat-kinto/secrets.env

@@ -61,9 +61,9 @@ print(json.dumps([time.monotonic() - begin, peak / 1024, now["SubState"]]))
 # Everything that a refused bundle must leave as it is.
 EVERYTHING = r"""
 find /etc /opt /usr/local /var/lib/unisat-update -type f ! -name state.json \
-    -exec sha256sum {} + | sort -k2
+    -exec sha256sum {} + 2>/dev/null | sort -k2
 find /etc /opt -type l -printf '%p %l\n' | sort
-docker image ls --no-trunc; docker ps --quiet
+docker image ls --no-trunc --format '{{.ID}} {{.Repository}} {{.Tag}}'; docker ps --quiet
 systemctl show --property=MainPID unisat-agent unisat-kinto
 """
 # Kills supervisor and Ansible with no warning at a moment of an update.
@@ -192,7 +192,7 @@ def goes_back(name: str, version: str, before: tuple[str, str, str], why: str) -
     # Nor is it tried again.
     unchanged = everything(name)
     path = bring(name, bundle(version))
-    assert "which did not work here" in offer(name, path)
+    assert f"is not taken again: {sentence}" in offer(name, path)
     inside(name, "rm", path)
     assert everything(name) == unchanged
     assert inside(name, "systemctl", "--failed", "--no-legend", "--plain") == ""

@@ -101,9 +101,8 @@ def test_2_both_come_to_the_new_version_one_of_them_over_a_kill() -> None:
         assert its_release != before[name][1]
         assert its_image != before[name][2] == "unisat-kinto:old"
         well(name)
-        packages = judge(name)
         pause = pause_s(name, begin)
-        assert pause <= 20
+        packages = judge(name)
         cost = costs[name]
         note(
             f"{name}: update in {cost.seconds:.0f} s, {cost.memory_mb:.0f} MB at the most, longest "
@@ -153,8 +152,8 @@ def test_4_a_bad_version_goes_back_by_itself_also_over_a_kill() -> None:
         cut_update(FLASHED, IN_THE_GATE)
         # A school's weekend later.
         inside(FLASHED, "sh", "-c", "touch --date='3 days ago' /var/lib/unisat-update/before.*")
-        run_unit(FLASHED, "unisat-update")
         inside(FLASHED, "rm", path)
+        run_unit(FLASHED, "unisat-update")
         goes_back(FLASHED, USELESS, before[FLASHED], r"\(See whether it works as well as before: ")
 
     side_by_side(crashing_and_hanging, reads_nothing_and_is_killed)
