@@ -118,7 +118,8 @@ def test_a_restart_of_the_database_costs_no_request(
 
         def ended() -> bool:
             cursor.execute(f"SELECT count(pg_terminate_backend(pid)) = 0 FROM {others}")
-            return bool(cursor.fetchone()[0])
+            found = cursor.fetchone()
+            return bool(found and found[0])
 
         wait_until(ended, 60, "the connections of both processes to end")
     assert _store(hub.url, 10) == 10 * STATIONS
