@@ -147,6 +147,7 @@ def stack(folder: Path) -> Iterator[Stack]:
             "kinto.account_cache_ttl_seconds": "600",
             "kinto.metrics_matchdict_fields": "",
             "kinto.prometheus_created_metrics_enabled": "false",
+            "kinto.prometheus_disabled_metrics": "users",
         }
         database = postgres.url(postgres.new_database())
         kinto = opened.enter_context(
