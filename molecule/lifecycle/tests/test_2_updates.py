@@ -65,8 +65,13 @@ echo 'deb [trusted=yes] file:/srv/mirror ./' >/etc/apt/sources.list
 """
 
 
-def test_an_update_changes_agent_image_and_packages_and_nothing_is_lost() -> None:
+PAGE = "/usr/share/unisat-dashboard/index.html"
+
+
+def test_an_update_changes_agent_image_page_and_packages_and_nothing_is_lost() -> None:
     old_release, old_image = release(), image()
+    new_page = inside(STATION, "cat", PAGE)
+    inside(STATION, "sh", "-c", f"echo of before >{PAGE}")
     inside(STATION, "sh", "-c", UPGRADE)
     try:
         said = play(
@@ -82,6 +87,7 @@ def test_an_update_changes_agent_image_and_packages_and_nothing_is_lost() -> Non
     assert status()["version"].startswith("9.0.0+")
     assert release() != old_release
     assert image() == "unisat-kinto:new" != old_image
+    assert inside(STATION, "cat", PAGE) == new_page
     assert f"{STATION} runs unisat-kinto:new and agent 9.0.0" in sentences(said)
     assert judge() > 0
 
@@ -106,6 +112,7 @@ BASELINE = "/var/lib/unisat-update/before.json"
 
 def test_a_failing_update_goes_back_by_itself_also_when_its_first_run_was_killed() -> None:
     good_release, good_image, before = release(), image(), len(sent())
+    inside(STATION, "sh", "-c", f"echo of before >{PAGE}")
     useless = other_agent("useless", "9.9.9", cli_run=USELESS), other_image("newer")
     update = [*("ansible-playbook", "--inventory", INVENTORY), *useless]
     killed = subprocess.Popen([*update, f"{PROJECT}/playbooks/update.yml"], start_new_session=True)
@@ -138,6 +145,7 @@ def test_a_failing_update_goes_back_by_itself_also_when_its_first_run_was_killed
     )
     assert "works as before; the roll-out stops here" in sentences(said)
     assert (release(), image()) == (good_release, good_image)
+    assert inside(STATION, "cat", PAGE) == "of before\n"
     assert status()["health"] == "ok"
     wait_until(lambda: len(sent()) > before, "the satellite goes on")
     assert judge() > before
