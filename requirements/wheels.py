@@ -38,17 +38,22 @@ def install(target: Path, *arguments: str | Path) -> None:
     if uv is None:
         sys.exit("wheels: uv is needed to gather wheels: pip install uv")
     command = [uv, "pip", "install", "--quiet", "--no-deps", "--no-installer-metadata"]
+    # The machine's certificates and its mirror, as pip: a school's proxy has its own authority.
+    settings = {"UV_SYSTEM_CERTS": "1"}
+    if mirror := os.environ.get("PIP_INDEX_URL"):
+        settings["UV_DEFAULT_INDEX"] = mirror
     done = subprocess.run(
         [*command, "--link-mode", "copy", "--target", str(target), *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,
-        # The machine's certificates, as pip: a school's proxy may have one of its own.
-        env={"UV_SYSTEM_CERTS": "1"} | os.environ,
+        env=settings | os.environ,
     )
     if done.returncode:
         said = " ".join(done.stderr.split()) or "no reason given"
-        sys.exit(f"wheels: uv could not gather the wheels; is PyPI reachable from here? ({said})")
+        sys.exit(
+            f"wheels: is PyPI reachable from this machine? uv could not gather the wheels: {said}"
+        )
 
 
 def sources(project: Path) -> list[Path]:

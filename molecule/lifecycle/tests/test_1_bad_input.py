@@ -6,7 +6,6 @@ The host is the one that becomes a publisher in the end, and is bare until then.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -154,12 +153,13 @@ def test_no_way_to_debian_s_packages(refusal: Callable[..., str]) -> None:
 def test_no_way_to_python_s_packages(
     refusal: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # uv's own cache is there too.
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     # Whatever else the machine outside takes packages from.
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    for name in ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL"):
+    monkeypatch.setenv("UV_NO_CONFIG", "1")
+    for name in ("UV_CACHE_DIR", "UV_FIND_LINKS", "UV_INDEX", "UV_DEFAULT_INDEX"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:1/simple")
-    monkeypatch.setenv("PIP_RETRIES", "0")
+    monkeypatch.setenv("UV_HTTP_RETRIES", "0")
     said = refusal()
     assert "is PyPI reachable from this machine?" in said
