@@ -147,3 +147,21 @@ def test_a_known_login_gets_each_outcome(known: tuple[User, User], collection: s
     assert answer["identical"] == [first["id"]]
     assert answer["different"] == [second["id"]]
     assert [one["index"] for one in answer["invalid"]] == [2]
+
+
+def test_the_short_way_answers_as_the_ordinary_one(
+    network: Network, admin: User, collection: str
+) -> None:
+    station, path = network.user("station"), f"{collection}/records:ingest"
+    # Right only once more, so that the first one is not known.
+    network.kintos[0].create_account("station", "station")
+    headers = []
+    for seq in range(2):
+        answer = station("POST", path, json=[record(seq)])
+        assert answer.json()["data"]["created"] == 1
+        changing = {"Date", "Content-Length"}
+        headers.append({k: v for k, v in answer.headers.items() if k not in changing})
+    assert headers[0] == headers[1]
+    for broken in ("/buckets/%ff", f"{BUCKET}/collections/%ff/records:ingest"):
+        assert station("POST", broken, json=[]).status_code == 400
+    assert station("POST", f"{BUCKET}/collections/u%00/records:ingest", json=[]).status_code == 404
