@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import tarfile
-from collections.abc import Callable
 from pathlib import Path
 
 from outside import PROJECT, run
@@ -34,11 +33,6 @@ def _run(args: argparse.Namespace) -> int:
     time.sleep(1000)
     return 0
 """
-CRASHES = """
-
-def _run(args: argparse.Namespace) -> int:
-    raise SystemExit("a bad release")
-"""
 # Takes connections and answers none of them.
 HANGS = "import socket, time; s = socket.create_server(('127.0.0.1', 8888)); time.sleep(9999)"
 
@@ -53,12 +47,11 @@ def bundle(version: str) -> Path:
     return OUT / version / f"unisat-{version}-{ARCH}.update"
 
 
-def edit(file: Path, change: Callable[[str], str]) -> None:
-    """Changes a file, which has to come out another."""
-    before = file.read_text()
-    after = change(before)
-    assert after != before, file
-    file.write_text(after)
+def change(file: Path, pattern: str, by: str) -> None:
+    """Changes the one place of a file that a pattern fits, where ^ and $ are a line's."""
+    text, count = re.subn(pattern, lambda _: by, file.read_text(), flags=re.MULTILINE)
+    assert count == 1, f"{file}: {pattern} fits {count} times"
+    file.write_text(text)
 
 
 def tree(version: str) -> Path:
@@ -69,24 +62,24 @@ def tree(version: str) -> Path:
     run("sh", "-ec", f"cd '{PROJECT}' && {copy}")
     (folder / "build").mkdir()
     (folder / "build/dashboard").symlink_to(PROJECT / "build/dashboard")
-    agent, unit = folder / "agent", folder / "roles/kinto/templates/unisat-kinto.service.j2"
+    agent, roles = folder / "agent", folder / "roles"
     # A default that no inventory and no card names.
     history = f"agent_history_days: {8 + VERSIONS.index(version)}"
-    defaults = folder / "roles/agent/defaults/main.yml"
-    edit(defaults, lambda text: re.sub(r"agent_history_days: \d+", history, text))
-    number = f'version = "9.0.{VERSIONS.index(version)}"'
-    edit(
-        agent / "pyproject.toml",
-        lambda text: re.sub(r'^version = ".*"', number, text, flags=re.MULTILINE),
-    )
-    code = {USELESS: READS_NOTHING, CRASHING: CRASHES}.get(version, "")
-    with (agent / "src/unisat_agent/cli/run.py").open("a") as file:
-        file.write(code)
+    change(roles / "agent/defaults/main.yml", r"^agent_history_days: \d+", history)
+    # Two agents are enough, for each takes its time to be packed.
+    number = int(version == USELESS)
+    change(agent / "pyproject.toml", "^version = .*", f'version = "9.0.{number}"')
+    if version == USELESS:
+        change(agent / "src/unisat_agent/cli/run.py", r"\Z", READS_NOTHING)
+    if version == CRASHING:
+        unit = roles / "agent/templates/unisat-agent.service.j2"
+        change(unit, "^ExecStart=.*", "ExecStart=/bin/false")
     if version == HANGING:
-        command = f'--entrypoint /usr/bin/python3 {{{{ __kinto_image }}}} -c "{HANGS}"\n# "Started"'
-        edit(unit, lambda text: text.replace('{{ __kinto_image }}\n# "Started"', command))
+        unit = roles / "kinto/templates/unisat-kinto.service.j2"
+        image = "    {{ __kinto_image }}$"
+        change(unit, image, f'    --entrypoint /usr/bin/python3 {image.strip(" $")} -c "{HANGS}"')
         # systemd itself would wait for a minute and a half.
-        edit(unit, lambda text: re.sub(r"^ExecStartPost=.*\n", "", text, flags=re.MULTILINE))
+        change(unit, "^ExecStartPost=.*\n", "")
     run("git", "-C", str(folder), "init", "--quiet")
     run("git", "-C", str(folder), "add", "--all", "--force", ".")
     return folder
