@@ -185,6 +185,7 @@ def main() -> int:
         ]
     ]
     goals.append(("missed by subscribers", rows[0]["missed"], "<=", 0))
+    goals.append(("later than the station, p99, ms", rows[0]["late_p99_ms"], "<=", 1000))
     goals.append(("a live record, ms of a processor", live_ms, "<=", LIVE_MS))
     missed = 0
     for name, value, sign, goal in goals:

@@ -56,8 +56,9 @@ def subscribers(stack: Stack, devices: list[str]) -> Iterator[Connection]:
 
 
 def wanted(devices: list[str], number: int) -> list[str]:
-    """The stations that a subscriber follows; each station has as many subscribers."""
-    return [devices[(number + step) % len(devices)] for step in range(PER_READER)]
+    """The ten stations that a subscriber follows, with the nine others of its class."""
+    begin = number - number % PER_READER
+    return devices[begin : begin + PER_READER]
 
 
 def _run(
