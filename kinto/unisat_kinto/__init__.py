@@ -27,6 +27,8 @@ def includeme(config: Any) -> None:
     # A statement that fails is logged without the records that it was given.
     engine = client.session_factory().get_bind()
     engine.hide_parameters = True
+    # Permissions are in the same database, and Kinto takes one pool for both.
+    pool.pass_over_closed(engine)
     client.session_factory.remove()
     settings = config.get_settings()
     storage = IndexedStorage(
@@ -36,9 +38,6 @@ def includeme(config: Any) -> None:
     )
     storage.engine = engine
     config.registry.storage = storage
-    for backend in (storage, config.registry.permission):
-        pool.pass_over_closed(backend.client.session_factory().get_bind())
-        backend.client.session_factory.remove()
     records.keep_permissions_on_collections()
     known = passwords.remember(config)
     if logins.decided_by_accounts_alone(settings):
